@@ -1,0 +1,35 @@
+# `make demo` and `make test` need only Python and make: they set up .venv and fetch the default checkpoint themselves.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/setup-done
+
+.PHONY: help demo test lint clean checkpoint
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+demo: checkpoint  ## load the default checkpoint, show what it does, compare it with transformers
+	@$(BIN)/minibert demo
+
+test: checkpoint  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(SETUP)  ## formatting, style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:  ## remove the virtual environment and what the tools left behind; weights/ stays
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(SETUP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "The tests compare with transformers, which needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+checkpoint: $(SETUP)
+	@$(BIN)/minibert download

@@ -1,0 +1,25 @@
+"""minibert: BERT written by hand in PyTorch, small enough to read, equal to `transformers` to the last bit.
+
+Start reading at `minibert/model.py`: the whole network, from token ids to hidden states, in one file.
+"""
+
+from minibert.config import BertConfig
+from minibert.errors import MinibertError
+from minibert.model import BertModel
+from minibert.pooling import cls_pool, combine_layers, max_pool, mean_pool
+from minibert.similarity import cosine_distance, cosine_similarity
+from minibert.tokenizer import BertTokenizer
+
+__version__ = "0.1.0"
+__all__ = [
+    "BertConfig",
+    "BertModel",
+    "BertTokenizer",
+    "MinibertError",
+    "cls_pool",
+    "combine_layers",
+    "cosine_distance",
+    "cosine_similarity",
+    "max_pool",
+    "mean_pool",
+]

@@ -1,0 +1,163 @@
+"""Which numbers define a BERT?
+
+`BertConfig` holds the fields of a checkpoint's `config.json` that change what the network computes, under the names
+the file uses, with the values of BERT-base (Devlin et al. 2019, section 3) where a file leaves one out.
+"""
+
+import dataclasses
+import json
+import math
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minibert.errors import CheckpointNotFoundError, ConfigError
+
+# Far above any published BERT, far below what a machine can hold: a damaged or hostile config is refused before it
+# can ask for memory.
+LARGEST = {
+    "vocab_size": 10_000_000,
+    "hidden_size": 65_536,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 65_536,
+    "intermediate_size": 1_000_000,
+    "max_position_embeddings": 1_000_000,
+    "type_vocab_size": 10_000,
+}
+MOST_PARAMETERS = 10_000_000_000
+
+# Fields that would make it another network, and the only value of each that is this one.
+ONLY = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The numbers that define a BERT; in brackets the paper's letter, or the one `model.py` uses.
+
+    Attributes:
+        vocab_size: entries of the word embedding table (V).
+        hidden_size: width of every hidden state (the paper's H, our D).
+        num_hidden_layers: encoder layers (L).
+        num_attention_heads: heads per layer (the paper's A, our H); divides `hidden_size`.
+        intermediate_size: width of the feed-forward layer (F); 4·D in the paper.
+        hidden_act: the feed-forward activation, one of `model.ACTIVATIONS`.
+        hidden_dropout_prob: dropout on embeddings and on each sublayer's output, in training only.
+        attention_probs_dropout_prob: dropout on attention probabilities, in training only.
+        max_position_embeddings: the longest sequence, in tokens.
+        type_vocab_size: segments told apart by `token_type_ids`.
+        initializer_range: standard deviation of newly initialised weights.
+        layer_norm_eps: added to the variance inside LayerNorm's root.
+        pad_token_id: the word embedding that starts at zero and receives no gradient, or None.
+
+    Raises:
+        ConfigError: a value is of the wrong kind, out of range, or does not fit another; the message names the field.
+    """
+
+    vocab_size: int = 30_522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+
+    def __post_init__(self) -> None:
+        for field, largest in LARGEST.items():
+            _check_whole_number(field, getattr(self, field), 1, largest)
+        if self.pad_token_id is not None:
+            _check_whole_number("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            _check_number(field, getattr(self, field), 0, 1)
+        for field in ("initializer_range", "layer_norm_eps"):
+            _check_number(field, getattr(self, field), 0, math.inf)
+        if not isinstance(self.hidden_act, str):
+            raise ConfigError(f"hidden_act must be the name of an activation, not {reprlib.repr(self.hidden_act)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} cannot be split evenly over num_attention_heads "
+                f"{self.num_attention_heads}: the heads must divide it"
+            )
+        if self.parameter_count > MOST_PARAMETERS:
+            raise ConfigError(
+                f"these sizes make {self.parameter_count:,} parameters, over the limit of {MOST_PARAMETERS:,}: "
+                "check hidden_size, intermediate_size, num_hidden_layers and vocab_size"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head: W = D / H."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of a `BertModel` of these sizes, pooler included."""
+        d, f = self.hidden_size, self.intermediate_size
+        norm = 2 * d
+        embeddings = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * d + norm
+        layer = 4 * (d * d + d) + norm + (d * f + f) + (f * d + d) + norm
+        return embeddings + self.num_hidden_layers * layer + (d * d + d)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "BertConfig":
+        """Reads the fields of a `config.json`; fields that do not change the network are passed over.
+
+        Raises:
+            ConfigError: the fields describe another network (see `ONLY`), or a value does not hold.
+        """
+        for field, only in ONLY.items():
+            value = fields.get(field)
+            if value is not None and value != only:
+                raise ConfigError(f"{field} is {reprlib.repr(value)}, and minibert can only compute {only!r}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in fields.items() if name in known})
+
+    @classmethod
+    def from_json_file(cls, file: str | Path) -> "BertConfig":
+        """Reads a checkpoint's `config.json`.
+
+        Raises:
+            CheckpointNotFoundError: there is no such file.
+            ConfigError: it is not JSON, or not the config of a BERT we can build; the message names the file.
+        """
+        file = Path(file)
+        try:
+            fields = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointNotFoundError(
+                f"{file} does not exist: a checkpoint folder holds config.json and model.safetensors"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{file} cannot be read as JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{file} holds a JSON {type(fields).__name__}, not an object with the fields of a BERT")
+        try:
+            return cls.from_dict(fields)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of a `config.json` that any BERT implementation reads back as this network."""
+        return {"model_type": "bert", **dataclasses.asdict(self)}
+
+
+def _check_whole_number(field: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{field} must be a whole number from {low:,} to {high:,}, not {reprlib.repr(value)}")
+
+
+def _check_number(field: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
+        raise ConfigError(f"{field} must be a number from {low} to {high}, not {reprlib.repr(value)}")

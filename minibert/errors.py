@@ -1,0 +1,49 @@
+"""Every error that a user can cause: each names the thing at fault and the next step.
+
+All of them are `MinibertError`s, so one `except` catches them all; each is also the built-in error that fits, so code
+that knows nothing of minibert still catches it as a `ValueError`, `FileNotFoundError` and so on.
+"""
+
+
+class MinibertError(Exception):
+    """The root of all errors below."""
+
+
+class ConfigError(MinibertError, ValueError):
+    """A `config.json`, or a setting of it, that does not describe a BERT we can build."""
+
+
+class CheckpointNotFoundError(MinibertError, FileNotFoundError):
+    """No folder, store entry or hub repository of that name, or a file of it is not there."""
+
+
+class CheckpointError(MinibertError, ValueError):
+    """A checkpoint file that is damaged, or whose tensors are not the model's: missing, extra or mis-shaped."""
+
+
+class ChecksumError(CheckpointError):
+    """A downloaded file whose sha256 is not the one the catalogue pins."""
+
+
+class DownloadError(MinibertError, ConnectionError):
+    """The hub, or the package that carries a checkpoint, could not be reached or refused."""
+
+
+class TokenizerError(MinibertError, ValueError):
+    """Tokenizer files that cannot be read, or a token or id that the vocabulary does not have."""
+
+
+class TextTypeError(MinibertError, TypeError):
+    """Something other than a string where a text is expected."""
+
+
+class TextError(MinibertError, ValueError):
+    """A text that cannot be used: nothing in it, or too long."""
+
+
+class InputError(MinibertError, ValueError):
+    """Model inputs that do not fit the model or each other."""
+
+
+class PoolingError(MinibertError, ValueError):
+    """Vectors that cannot be pooled, combined or compared."""

@@ -1,0 +1,305 @@
+"""BERT, written out: text ids in, one vector per token out.
+
+Read it from top to bottom beside the papers:
+    BERT  Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding"
+    AIAYN Vaswani et al. 2017, "Attention Is All You Need"
+
+Every shape below is written in this alphabet:
+    B batch            S sequence: query positions    T sequence: key positions (T = S, kept apart for clarity)
+    D hidden size      H heads                        W width of a head (D = H·W)
+    F feed-forward     L layers                       V vocabulary
+An arrow comment, (B, S, D) → (B, H, S, W), stands at every line that changes a shape.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibert.checkpoint import Pretrained
+from minibert.config import BertConfig
+from minibert.errors import ConfigError
+from minibert.inputs import check_inputs
+
+
+class Embeddings(nn.Module):
+    """Which word, in which segment, at which place: three vectors per token, added and normalised (BERT, figure 2)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Tensor:
+        if token_type_ids is None:  # one segment: all zeros
+            token_type_ids = torch.zeros_like(input_ids)
+        if position_ids is None:  # 0, 1, 2, …
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        words = self.word_embeddings(input_ids)  # (B, S) → (B, S, D)
+        segments = self.token_type_embeddings(token_type_ids)  # (B, S) → (B, S, D)
+        positions = self.position_embeddings(position_ids)  # (1, S) → (1, S, D), the same for every row
+        # The order of the sum is part of the function: floating-point addition is not associative.
+        return self.dropout(self.norm(words + segments + positions))
+
+
+def additive_mask(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Turns 1 for a token and 0 for padding into what is added to the scores: 0, or the most negative number there is.
+
+    Not −inf: a row of nothing but padding would then be 0/0, NaN, in the softmax. A mask that hides nothing is None.
+    Shape: (B, T) → (B, 1, 1, T), to be broadcast over heads and query positions.
+    """
+    if attention_mask is None or attention_mask.all():
+        return None
+    hidden = attention_mask[:, None, None, :] == 0  # (B, T) → (B, 1, 1, T)
+    return torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+
+
+# Query (B, H, S, W), key and value (B, H, T, W), mask (B, 1, 1, T) or None, dropout probability
+# → context (B, H, S, W) and, from a function that forms them, the attention probabilities (B, H, S, T).
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
+
+
+def eager_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """softmax(Q·Kᵀ / √W)·V, step by step (AIAYN, equation 1)."""
+    scores = query @ key.transpose(2, 3)  # (B, H, S, W) @ (B, H, W, T) → (B, H, S, T)
+    scores = scores * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + mask
+    probabilities = F.dropout(F.softmax(scores, dim=-1), dropout)  # each query's weights over the keys sum to 1
+    context = probabilities @ value  # (B, H, S, T) @ (B, H, T, W) → (B, H, S, W)
+    return context, probabilities
+
+
+def sdpa_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, None]:
+    """The same function as one fused operation of PyTorch, which never forms the probabilities."""
+    visible = None if mask is None else mask == 0  # the operation takes True for a key that may be seen
+    scale = query.shape[-1] ** -0.5
+    return F.scaled_dot_product_attention(query, key, value, visible, dropout, scale=scale), None
+
+
+ATTENTION: dict[str, AttentionFunction] = {"eager": eager_attention, "sdpa": sdpa_attention}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: H heads look at all tokens side by side, each in its own W dimensions (AIAYN, 3.2)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.head_width = config.head_width
+        self.dropout = config.attention_probs_dropout_prob
+
+    def split_heads(self, projected: Tensor) -> Tensor:
+        batch, sequence, _ = projected.shape
+        heads = projected.view(batch, sequence, -1, self.head_width)  # (B, S, D) → (B, S, H, W)
+        return heads.transpose(1, 2)  # (B, S, H, W) → (B, H, S, W)
+
+    def merge_heads(self, context: Tensor) -> Tensor:
+        return context.transpose(1, 2).flatten(2)  # (B, H, S, W) → (B, S, H, W) → (B, S, D)
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None = None, attend: AttentionFunction = eager_attention
+    ) -> tuple[Tensor, Tensor | None]:
+        query = self.split_heads(self.query(hidden))
+        key = self.split_heads(self.key(hidden))
+        value = self.split_heads(self.value(hidden))
+        context, probabilities = attend(query, key, value, mask, self.dropout if self.training else 0.0)
+        return self.output(self.merge_heads(context)), probabilities
+
+
+def gelu_python(x: Tensor) -> Tensor:
+    """GELU as BERT defines it, x·Φ(x), from elementary operations; `F.gelu` rounds differently."""
+    return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+def gelu_new(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU (Hendrycks & Gimpel 2016, section 2), from elementary operations."""
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh approximation of GELU, as PyTorch computes it."""
+    return F.gelu(x, approximate="tanh")
+
+
+# By the names that checkpoints use. Nearly every BERT has "gelu".
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_python": gelu_python,
+    "gelu_new": gelu_new,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation between, at each position on its own (AIAYN, 3.3)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = choose(ACTIVATIONS, "hidden_act", config.hidden_act)
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.contract(self.activation(self.expand(hidden)))  # (B, S, D) → (B, S, F) → (B, S, D)
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then feed-forward; each is added to its own input and normalised after that (AIAYN, figure 1)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None = None, attend: AttentionFunction = eager_attention
+    ) -> tuple[Tensor, Tensor | None]:
+        attended, probabilities = self.attention(hidden, mask, attend)
+        hidden = self.attention_norm(hidden + self.dropout(attended))
+        hidden = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+        return hidden, probabilities
+
+
+class Encoder(nn.Module):
+    """L layers of the same form, each reading what the one before it wrote."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        attend: AttentionFunction = eager_attention,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        hidden_states, attentions = [hidden], []
+        for layer in self.layers:
+            hidden, probabilities = layer(hidden, mask, attend)
+            if output_hidden_states:
+                hidden_states.append(hidden)
+            if output_attentions:
+                attentions.append(probabilities)
+        return (
+            hidden,
+            tuple(hidden_states) if output_hidden_states else None,
+            tuple(attentions) if output_attentions else None,
+        )
+
+
+class Pooler(nn.Module):
+    """The last hidden state of [CLS], through one trained layer: made for next-sentence prediction (BERT, 3.1)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.dense(hidden[:, 0]))  # (B, S, D) → (B, D) → (B, D)
+
+
+class BertOutput(NamedTuple):
+    """What a `BertModel` returns; by name, or by place as `out[0]`, `out[1]`."""
+
+    last_hidden_state: Tensor  # (B, S, D)
+    pooler_output: Tensor  # (B, D); no sentence embedding: use `pooling.mean_pool` for that
+    hidden_states: tuple[Tensor, ...] | None = None  # L + 1 of (B, S, D): the embeddings, then each layer's output
+    attentions: tuple[Tensor, ...] | None = None  # L of (B, H, S, T)
+
+
+class BertModel(Pretrained):
+    """The whole network: embeddings, encoder, pooler.
+
+    `BertModel(config)` starts from random weights, in training mode as every new PyTorch module;
+    `BertModel.from_pretrained(name_or_folder)` loads a checkpoint and returns it in evaluation mode, without dropout.
+
+    Args:
+        config: the numbers that define it.
+        attention: "eager" computes attention step by step as written above, "sdpa" by PyTorch's fused operation; the
+            two differ by rounding in the last bits.
+
+    Raises:
+        ConfigError: an unknown activation or attention, with the names there are.
+    """
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.attend = choose(ATTENTION, "attention", attention)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config)
+        self.apply(self.initialise)
+
+    def initialise(self, module: nn.Module) -> None:
+        """Starts weights from a normal distribution cut off at two deviations, as Google's code does; the rest at 0."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            std = self.config.initializer_range
+            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BertOutput:
+        """Computes one vector per token, and one per sequence.
+
+        Args:
+            input_ids: (B, S) token ids.
+            attention_mask: (B, S), 1 for a token and 0 for padding. None means that nothing is padding: the mask is
+                never guessed from the ids.
+            token_type_ids: (B, S) segment of each token; None means all 0.
+            position_ids: (B, S) or (1, S) place of each token; None means 0, 1, 2, …
+            output_hidden_states: also return the embeddings and every layer's output.
+            output_attentions: also return every layer's attention probabilities. Only eager attention forms them, so
+                it computes this call, whichever was chosen for the model.
+
+        Raises:
+            InputError: a shape, a type, an id or a length that this model cannot take; the message says which.
+        """
+        check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids)
+        mask = additive_mask(attention_mask, embedded.dtype)
+        attend = eager_attention if output_attentions else self.attend
+        last, hidden_states, attentions = self.encoder(embedded, mask, attend, output_hidden_states, output_attentions)
+        return BertOutput(last, self.pooler(last), hidden_states, attentions)
+
+
+Choice = TypeVar("Choice")
+
+
+def choose(table: dict[str, Choice], setting: str, name: str) -> Choice:
+    if name not in table:
+        raise ConfigError(f"{setting} {name!r} is not one of {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,85 @@
+"""How do token vectors become one vector? Pure functions; no argument is ever modified.
+
+`hidden` is always (B, S, D), the hidden states of B sequences; `attention_mask` is (B, S), 1 for a token and 0 for
+padding. Padding positions hold vectors too, and they are not zero: every function here leaves them out.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minibert.errors import PoolingError
+
+
+def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean of each sequence's token vectors, [CLS] and [SEP] included (Reimers & Gurevych 2019, section 3).
+
+    Returns:
+        (B, D)
+
+    Raises:
+        PoolingError: the shapes do not belong together, or a row is all padding.
+    """
+    padding = _padding(hidden, attention_mask)
+    return hidden.masked_fill(padding, 0).sum(dim=1) / (~padding).sum(dim=1)  # (B, S, D) → (B, D) / (B, 1)
+
+
+def max_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """The largest value of each dimension over each sequence's tokens: (B, D). Raises as `mean_pool` does."""
+    return hidden.masked_fill(_padding(hidden, attention_mask), -torch.inf).amax(dim=1)  # (B, S, D) → (B, D)
+
+
+def cls_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """The vector of each sequence's first token, [CLS], on whichever side padding is: (B, D).
+
+    Raises as `mean_pool` does.
+    """
+    first = (~_padding(hidden, attention_mask)).int().argmax(dim=1)  # (B, S, 1) → (B, 1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), first[:, 0]]  # (B, S, D) → (B, D)
+
+
+def combine_layers(hidden_states: Sequence[Tensor], layers: Sequence[int], how: str = "sum") -> Tensor:
+    """One vector per token out of several layers (BERT, section 5.3, table 7).
+
+    Args:
+        hidden_states: L + 1 tensors (B, S, D) as a model returns them: the embeddings, then each layer.
+        layers: which of them; 0 is the embeddings, 1 the first layer, -1 the last, -2 the second to last.
+        how: "sum", "mean" or "concat".
+
+    Returns:
+        (B, S, D), or (B, S, len(layers)·D) for "concat", in the order of `layers`.
+
+    Raises:
+        PoolingError: no hidden states, no layers, a layer that is not there, or an unknown `how`.
+    """
+    if hidden_states is None:
+        raise PoolingError("there are no hidden states: call the model with output_hidden_states=True")
+    layers = list(layers)
+    count = len(hidden_states)
+    wrong = [layer for layer in layers if not -count <= layer < count]
+    if wrong or not layers:
+        what = f"layer {wrong[0]} is not there" if wrong else "no layer is named"
+        raise PoolingError(f"{what}: with {count} hidden states, layers run from 0 to {count - 1}, or -{count} to -1")
+    chosen = [hidden_states[layer] for layer in layers]
+    if how == "concat":
+        return torch.cat(chosen, dim=-1)
+    if how == "sum":
+        return torch.stack(chosen).sum(dim=0)
+    if how == "mean":
+        return torch.stack(chosen).mean(dim=0)
+    raise PoolingError(f"how is {how!r}, and must be one of sum, mean, concat")
+
+
+def _padding(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """True at padding, (B, S, 1), once both arguments are known to be sound."""
+    if hidden.dim() != 3 or attention_mask.shape != hidden.shape[:2]:
+        raise PoolingError(
+            f"hidden must be (batch, sequence, size) and attention_mask (batch, sequence); "
+            f"they are {tuple(hidden.shape)} and {tuple(attention_mask.shape)}"
+        )
+    padding = attention_mask == 0
+    empty = padding.all(dim=1).nonzero().flatten().tolist()
+    if empty:
+        raise PoolingError(f"row {empty[0]} of attention_mask is all padding: there is nothing to pool")
+    return padding[:, :, None]  # (B, S) → (B, S, 1)
