@@ -110,7 +110,8 @@ class Attention(nn.Module):
         return heads.transpose(1, 2)  # (B, S, H, W) → (B, H, S, W)
 
     def merge_heads(self, context: Tensor) -> Tensor:
-        return context.transpose(1, 2).flatten(2)  # (B, H, S, W) → (B, S, H, W) → (B, S, D)
+        heads = context.transpose(1, 2).contiguous()  # (B, H, S, W) → (B, S, H, W)
+        return heads.flatten(2)  # (B, S, H, W) → (B, S, D)
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None = None, attend: AttentionFunction = eager_attention

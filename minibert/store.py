@@ -108,11 +108,11 @@ def resolve(
         CheckpointNotFoundError: no folder, store entry or repository of that name.
         DownloadError: the hub cannot be reached or refuses.
     """
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        return folder
     name = os.fspath(name_or_folder)
-    if folder.exists():
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    if folder.is_file():
         raise CheckpointNotFoundError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
     check_name(name)
     stored = store_folder() / name

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from minibert import BertConfig, BertModel
+from minibert.errors import CheckpointNotFoundError, ConfigError
+
+
+def test_defaults_are_those_of_bert_base() -> None:
+    theirs = transformers.BertConfig()
+    for field, value in BertConfig().to_dict().items():
+        assert getattr(theirs, field) == value, field
+
+
+def test_missing_fields_take_the_defaults_and_unknown_ones_are_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"hidden_size": 128, "num_attention_heads": 2, "pooler_fc_size": 768}))
+    assert BertConfig.from_json_file(file) == BertConfig(hidden_size=128, num_attention_heads=2)
+
+
+def test_written_and_read_again() -> None:
+    config = BertConfig(vocab_size=9, hidden_act="relu", pad_token_id=None)
+    assert BertConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("sizes", [{}, {"hidden_size": 30, "num_attention_heads": 3, "type_vocab_size": 4}])
+def test_parameter_count(sizes: dict[str, int]) -> None:
+    config = BertConfig(vocab_size=40, num_hidden_layers=2, **sizes)
+    assert config.parameter_count == sum(parameter.numel() for parameter in BertModel(config).parameters())
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"model_type": "roberta"}, "model_type is 'roberta', and minibert can only compute 'bert'"),
+        ({"is_decoder": True}, "is_decoder is True, and minibert can only compute False"),
+        ({"add_cross_attention": True}, "add_cross_attention is True"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': [1]}"),
+        ({"num_attention_heads": 5}, "hidden_size 768 cannot be split evenly over num_attention_heads 5"),
+        ({"hidden_size": 0}, "hidden_size must be a whole number from 1 to 65,536, not 0"),
+        ({"hidden_size": 768.0}, "hidden_size must be a whole number from 1 to 65,536, not 768.0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a whole number from 1 to 1,000"),
+        ({"hidden_size": 65_536, "num_attention_heads": 1}, "parameters, over the limit of 10,000,000,000"),
+        ({"pad_token_id": 30_522}, "pad_token_id must be a whole number from 0 to 30,521, not 30522"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob must be a number from 0 to 1, not 1.5"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps must be a number from 0 to inf, not 'small'"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be a number"),
+        ({"hidden_act": 3}, "hidden_act must be the name of an activation, not 3"),
+    ],
+)
+def test_what_is_no_bert_is_refused_by_name(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(fields))
+    with pytest.raises(ConfigError) as error:
+        BertConfig.from_json_file(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (b"{", "cannot be read as JSON"),
+        (b"\xff\xfe", "cannot be read as JSON"),
+        (b"[" * 100_000, "cannot be read as JSON"),
+        (b"[1]", "holds a JSON list, not an object"),
+    ],
+)
+def test_a_file_that_is_no_json_object(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        BertConfig.from_json_file(file)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointNotFoundError, match=r"config\.json does not exist: a checkpoint folder holds"):
+        BertConfig.from_json_file(tmp_path / "config.json")
+
+
+def test_unknown_names_of_settings() -> None:
+    tiny = {"vocab_size": 9, "hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1}
+    with pytest.raises(ConfigError, match="hidden_act 'gleu' is not one of gelu, gelu_python, gelu_new"):
+        BertModel(BertConfig(**tiny, hidden_act="gleu"))
+    with pytest.raises(ConfigError, match="attention 'flash' is not one of eager, sdpa"):
+        BertModel(BertConfig(**tiny), attention="flash")

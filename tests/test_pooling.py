@@ -1,0 +1,82 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from minibert import cls_pool, combine_layers, max_pool, mean_pool
+from minibert.errors import PoolingError
+
+POOLS = [mean_pool, max_pool, cls_pool]
+HIDDEN = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [50.0, 50.0]], [[1.0, 2.0], [3.0, 4.0], [8.0, 0.0]]])
+MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    "pool,expected",
+    [
+        (mean_pool, [[2.0, -3.0], [4.0, 2.0]]),
+        (max_pool, [[3.0, -2.0], [8.0, 4.0]]),
+        (cls_pool, [[1.0, -4.0], [1.0, 2.0]]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_by_hand(pool, expected: list, dtype: torch.dtype) -> None:
+    pooled = pool(HIDDEN.to(dtype), MASK)
+    assert pooled.dtype == dtype
+    assert pooled.tolist() == expected
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@given(length=st.integers(1, 6), padding=st.integers(0, 5), left=st.booleans(), seed=st.integers(0, 99))
+def test_padding_never_counts(pool, length: int, padding: int, left: bool, seed: int) -> None:
+    """Neither its amount, its side nor what it holds, be it NaN; and no argument is modified."""
+    tokens = torch.randn(1, length, 4, generator=torch.Generator().manual_seed(seed))
+    rubbish = torch.full((1, padding, 4), float("nan"))
+    parts, marks = [tokens, rubbish], [torch.ones(1, length), torch.zeros(1, padding)]
+    if left:
+        parts.reverse()
+        marks.reverse()
+    hidden, mask = torch.cat(parts, dim=1), torch.cat(marks, dim=1).long()
+    kept, kept_mask = hidden.clone(), mask.clone()
+    torch.testing.assert_close(pool(hidden, mask), pool(tokens, torch.ones(1, length)))
+    assert torch.equal(hidden.nan_to_num(7), kept.nan_to_num(7))
+    assert torch.equal(mask, kept_mask)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    "hidden,mask,message",
+    [
+        (HIDDEN, torch.tensor([[1, 0, 0], [0, 0, 0]]), "row 1 of attention_mask is all padding"),
+        (HIDDEN, torch.ones(2, 2), r"they are \(2, 3, 2\) and \(2, 2\)"),
+        (HIDDEN[0], torch.ones(3), r"hidden must be \(batch, sequence, size\)"),
+    ],
+)
+def test_bad_input(pool, hidden: Tensor, mask: Tensor, message: str) -> None:
+    with pytest.raises(PoolingError, match=message):
+        pool(hidden, mask)
+
+
+def test_combine_layers() -> None:
+    states = tuple(torch.full((1, 2, 3), float(number)) for number in range(5))
+    assert combine_layers(states, [-4, -3, -2, -1])[0, 0].tolist() == [10.0] * 3
+    assert combine_layers(states, layers=[1, 2], how="mean")[0, 0].tolist() == [1.5] * 3
+    assert combine_layers(states, layers=[-1, 0], how="concat")[0, 1].tolist() == [4.0] * 3 + [0.0] * 3
+    assert combine_layers(states, layers=(-2,)).shape == (1, 2, 3)
+    assert [state.unique().item() for state in states] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ((None, [1]), "call the model with output_hidden_states=True"),
+        (([HIDDEN] * 3, [3]), "layer 3 is not there: with 3 hidden states, layers run from 0 to 2, or -3 to -1"),
+        (([HIDDEN] * 3, [-4]), "layer -4 is not there"),
+        (([HIDDEN] * 3, []), "no layer is named"),
+        (([HIDDEN] * 3, [1], "max"), "how is 'max', and must be one of sum, mean, concat"),
+    ],
+)
+def test_combine_layers_bad_input(arguments: tuple, message: str) -> None:
+    with pytest.raises(PoolingError, match=message):
+        combine_layers(*arguments)
