@@ -75,9 +75,9 @@ Model = TypeVar("Model", bound="Pretrained")
 
 
 class Pretrained(nn.Module):
-    """A module that can be loaded from a checkpoint and saved as one."""
+    """A module that can be loaded from a checkpoint and saved as one; each is built from these two arguments."""
 
-    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+    def __init__(self, config: BertConfig, attention: str) -> None:
         super().__init__()
         self.config = config
 

@@ -81,8 +81,8 @@ class BertConfig:
             _check_whole_number("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _check_number(field, getattr(self, field), 0, 1)
-        for field in ("initializer_range", "layer_norm_eps"):
-            _check_number(field, getattr(self, field), 0, math.inf)
+        _check_number("initializer_range", self.initializer_range, 1e-9, math.inf)
+        _check_number("layer_norm_eps", self.layer_norm_eps, 0, math.inf)
         if not isinstance(self.hidden_act, str):
             raise ConfigError(f"hidden_act must be the name of an activation, not {reprlib.repr(self.hidden_act)}")
         if self.hidden_size % self.num_attention_heads:

@@ -83,7 +83,10 @@ def eager_attention(
 def sdpa_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> tuple[Tensor, None]:
-    """The same function as one fused operation of PyTorch, which never forms the probabilities."""
+    """The same function as one fused operation of PyTorch, which never forms the probabilities.
+
+    A row of nothing but padding gets zeros here, and the mean of all values above; both are numbers without meaning.
+    """
     visible = None if mask is None else mask == 0  # the operation takes True for a key that may be seen
     scale = query.shape[-1] ** -0.5
     return F.scaled_dot_product_attention(query, key, value, visible, dropout, scale=scale), None

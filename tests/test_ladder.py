@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import ladder
 import pytest
@@ -235,3 +236,9 @@ def test_the_first_red_rung_locates_a_fault(
     assert first_red_rung(twins, batch) is None
     fault(twins, monkeypatch)
     assert first_red_rung(twins, batch) == FAULTS[fault]
+
+
+def test_the_readme_counts_right() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"for {len(CONFIGS)} configurations" in readme
+    assert f"and {len(FAULTS)} mistakes" in readme
