@@ -5,6 +5,15 @@ Start reading at `minibert/model.py`: the whole network, from token ids to hidde
 
 from minibert.config import BertConfig
 from minibert.errors import MinibertError
+from minibert.heads import (
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 from minibert.model import BertModel
 from minibert.pooling import cls_pool, combine_layers, max_pool, mean_pool
 from minibert.similarity import cosine_distance, cosine_similarity
@@ -13,6 +22,13 @@ from minibert.tokenizer import BertTokenizer
 __version__ = "0.1.0"
 __all__ = [
     "BertConfig",
+    "BertForMaskedLM",
+    "BertForMultipleChoice",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
     "BertModel",
     "BertTokenizer",
     "MinibertError",

@@ -1,6 +1,9 @@
 """The command line, thin: each command prints what one or two calls of the package return."""
 
+import shutil
 import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,14 +11,16 @@ import torch
 from torch import nn
 
 from minibert import __version__, store
-from minibert.checkpoint import WEIGHTS_FILE
+from minibert.checkpoint import Pretrained
 from minibert.config import BertConfig
 from minibert.demo import demo
-from minibert.errors import MinibertError
-from minibert.model import BertModel
+from minibert.errors import MinibertError, NewParametersWarning
+from minibert.heads import BertForMaskedLM, model_class
+from minibert.model import BertModel, Encoder
 from minibert.pooling import mean_pool
 from minibert.similarity import cosine_similarity
 from minibert.tables import matrix, table
+from minibert.tokenizer import FILES as TOKENIZER_FILES
 from minibert.tokenizer import BertTokenizer
 
 
@@ -60,24 +65,43 @@ def download(name: str) -> None:
     click.echo(f"{folder}: {verified}")
 
 
-@main.command()
-@name_argument
-def info(name: str) -> None:
-    """Show a checkpoint's architecture, with the parameters of each part.
+@main.command("list")
+def list_checkpoints() -> None:
+    """List the checkpoints that minibert knows; any other BERT loads by its name as well.
 
     \b
     Example:
-      minibert info sentence-transformers/all-MiniLM-L6-v2
+      minibert list
+    """
+    rows = [["", "name", "licence", "what it is"]]
+    for known in store.catalogue().values():
+        here = "✓" if (store.store_folder() / known.name).is_dir() else ""
+        rows.append([here, known.name, known.licence, known.description])
+    click.echo(table(rows))
+    click.echo(f"\n✓ in the store {store.store_folder()}")
+
+
+@main.command()
+@name_argument
+@click.option("--tensors", is_flag=True, help="Also show what became of every tensor of the file.")
+def info(name: str, tensors: bool) -> None:
+    """Show a checkpoint's architecture, the parameters of each part, and how its file was read.
+
+    \b
+    Example:
+      minibert info sentence-transformers/all-MiniLM-L6-v2 --tensors
     """
     folder = store.resolve(name)
-    model = BertModel.from_pretrained(folder)
+    model = model_class(folder).from_pretrained(folder)
+    if tensors:
+        click.echo(model.load_report.table())
+        click.echo()
     click.echo(describe(model.config))
     click.echo()
     click.echo(table(count_parameters(model), right=(2,)))
     click.echo()
-    weights = folder / WEIGHTS_FILE
-    dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}))
-    click.echo(f"{weights}: {weights.stat().st_size:,} bytes, {dtypes}\nsha256 {store.sha256(weights)}")
+    file = Path(model.load_report.source)
+    click.echo(f"{model.load_report}\n{file.stat().st_size:,} bytes, sha256 {store.sha256(file)}")
 
 
 @main.command()
@@ -118,6 +142,57 @@ def similarity(texts: tuple[str, ...], name: str) -> None:
     click.echo(matrix(texts, cosine_similarity(vectors)))
 
 
+@main.command()
+@click.argument("text")
+@click.option("-k", "--top-k", default=5, show_default=True, type=click.IntRange(1), help="How many words to show.")
+@click.option("--model", "name", required=True, help="A checkpoint with a masked-language-model head, or its folder.")
+@torch.inference_mode()
+def fill_mask(text: str, top_k: int, name: str) -> None:
+    """Show which words fit where the text has [MASK], with their probabilities.
+
+    \b
+    Example:
+      minibert fill-mask "Hello I'm a [MASK] model." --model google-bert/bert-base-uncased
+    """
+    folder = store.resolve(name)
+    tokenizer = BertTokenizer.from_pretrained(folder)
+    inputs = tokenizer(text)
+    places = [place for place, token in enumerate(inputs.tokens()) if token == "[MASK]"]
+    if not places:
+        raise click.UsageError("the text has no [MASK], in capitals and brackets, to be filled")
+    with warnings.catch_warnings():  # a head that starts at random knows no words
+        warnings.simplefilter("error", NewParametersWarning)
+        try:
+            model = BertForMaskedLM.from_pretrained(folder)
+        except NewParametersWarning:
+            raise click.ClickException(f"{name} has no head for masked words: take a pretrained checkpoint") from None
+    probabilities = model(**inputs).logits[0].softmax(dim=-1)  # (S, V)
+    for place in places:
+        best = probabilities[place].topk(min(top_k, len(tokenizer)))
+        words = [tokenizer.decode([number]) for number in best.indices.tolist()]
+        chances = [f"{chance:.4f}" for chance in best.values.tolist()]
+        click.echo(table([["[MASK]", f"token {place}"], *zip(words, chances, strict=True)], right=(1,)))
+
+
+@main.command()
+@click.argument("name")
+@click.argument("folder", type=click.Path(file_okay=False))
+def convert(name: str, folder: str) -> None:
+    """Write a checkpoint of any dialect as clean safetensors, heads included, with its tokenizer files.
+
+    \b
+    Example:
+      minibert convert allenai/scibert_scivocab_uncased ./scibert
+    """
+    source = store.resolve(name)
+    model = model_class(source).from_pretrained(source)
+    model.save_pretrained(folder)
+    for file in TOKENIZER_FILES:
+        if (source / file).is_file() and source.resolve() != Path(folder).resolve():
+            shutil.copyfile(source / file, Path(folder) / file)
+    click.echo(f"{model.load_report}\nwritten to {folder}")
+
+
 @main.command("demo")
 def show_demo() -> None:
     """Show what minibert does, on the default checkpoint, in one screen.
@@ -141,22 +216,24 @@ def describe(config: BertConfig) -> str:
     )
 
 
-def count_parameters(model: BertModel) -> list[list[str]]:
+def count_parameters(model: Pretrained) -> list[list[str]]:
     """Rows of part, shapes and parameters; the layers are alike, so one stands for all."""
 
     def count(module: nn.Module) -> str:
         return f"{sum(parameter.numel() for parameter in module.parameters()):,}"
 
-    layers = model.encoder.layers
+    bert = model if isinstance(model, BertModel) else model.get_submodule("bert")
+    parts = {**dict(bert.named_children()), **dict(model.named_children())}
     rows = [["part", "shapes", "parameters"]]
-    for title, part in (
-        ("embeddings", model.embeddings),
-        (f"encoder, {len(layers)} layers of", layers[0]),
-        ("pooler", model.pooler),
-    ):
+    for title, part in parts.items():
+        if part is bert or not list(part.parameters()):
+            continue
+        if isinstance(part, Encoder):
+            title, part = f"encoder, {len(part.layers)} layers of", part.layers[0]
         rows.append([title, "", count(part)])
         for name, module in part.named_modules():
             shapes = [" × ".join(map(str, parameter.shape)) for parameter in module.parameters(recurse=False)]
             if shapes:
-                rows.append([f"  {name}", " + ".join(shapes), count(module)])
+                own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+                rows.append([f"  {name or 'itself'}", " + ".join(shapes), f"{own:,}"])
     return [*rows, ["all", "", count(model)]]

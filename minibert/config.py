@@ -5,14 +5,14 @@ the file uses, with the values of BERT-base (Devlin et al. 2019, section 3) wher
 """
 
 import dataclasses
-import json
 import math
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from minibert.errors import CheckpointNotFoundError, ConfigError
+from minibert.errors import ConfigError
+from minibert.json_files import read_object
 
 # Far above any published BERT, far below what a machine can hold: a damaged or hostile config is refused before it
 # can ask for memory.
@@ -27,13 +27,20 @@ LARGEST = {
 }
 MOST_PARAMETERS = 10_000_000_000
 
+CHOICES = {
+    "position_embedding_type": ("absolute", "relative_key", "relative_key_query"),
+    "tie_word_embeddings": (True, False),
+    "dtype": (None, "float16", "bfloat16", "float32", "float64"),
+    "problem_type": (None, "regression", "single_label_classification", "multi_label_classification"),
+}
+
 # Fields that would make it another network, and the only value of each that is this one.
 ONLY = {
     "model_type": "bert",
-    "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
     "pruned_heads": {},
+    "chunk_size_feed_forward": 0,
 }
 
 
@@ -55,6 +62,13 @@ class BertConfig:
         initializer_range: standard deviation of newly initialised weights.
         layer_norm_eps: added to the variance inside LayerNorm's root.
         pad_token_id: the word embedding that starts at zero and receives no gradient, or None.
+        position_embedding_type: "absolute" as in the paper, or "relative_key", "relative_key_query"; see `relative.py`.
+        tie_word_embeddings: the masked-language-model head decodes with the word embedding table itself.
+        classifier_dropout: dropout before a classifier; None means `hidden_dropout_prob`.
+        num_labels: classes of a classifier; None means as many as `id2label` names, or 2.
+        id2label: the name of each class; left out, they are LABEL_0, LABEL_1, …
+        problem_type: a sequence classifier's loss; see `BertForSequenceClassification`.
+        dtype: what loaded parameters are converted to; None means that they stay as the file has them.
 
     Raises:
         ConfigError: a value is of the wrong kind, out of range, or does not fit another; the message names the field.
@@ -73,6 +87,13 @@ class BertConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
+    position_embedding_type: str = "absolute"
+    tie_word_embeddings: bool = True
+    classifier_dropout: float | None = None
+    num_labels: int | None = None
+    id2label: tuple[str, ...] = ()
+    problem_type: str | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         for field, largest in LARGEST.items():
@@ -81,10 +102,23 @@ class BertConfig:
             _check_whole_number("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _check_number(field, getattr(self, field), 0, 1)
-        _check_number("initializer_range", self.initializer_range, 1e-9, math.inf)
+        _check_number("initializer_range", self.initializer_range, 0, math.inf)
         _check_number("layer_norm_eps", self.layer_norm_eps, 0, math.inf)
         if not isinstance(self.hidden_act, str):
             raise ConfigError(f"hidden_act must be the name of an activation, not {reprlib.repr(self.hidden_act)}")
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                allowed = ", ".join(map(str, choices))
+                raise ConfigError(f"{field} is {reprlib.repr(getattr(self, field))}, and must be one of {allowed}")
+        if self.classifier_dropout is not None:
+            _check_number("classifier_dropout", self.classifier_dropout, 0, 1)
+        if self.num_labels is None:  # frozen: what is left out is filled in here and nowhere else
+            object.__setattr__(self, "num_labels", len(self.id2label) or 2)
+        _check_whole_number("num_labels", self.num_labels, 1, 1_000_000)
+        if not self.id2label:
+            object.__setattr__(self, "id2label", tuple(f"LABEL_{number}" for number in range(self.num_labels or 0)))
+        if len(self.id2label) != self.num_labels:
+            raise ConfigError(f"num_labels is {self.num_labels}, and id2label names {len(self.id2label)}")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} cannot be split evenly over num_attention_heads "
@@ -108,6 +142,8 @@ class BertConfig:
         norm = 2 * d
         embeddings = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * d + norm
         layer = 4 * (d * d + d) + norm + (d * f + f) + (f * d + d) + norm
+        if self.position_embedding_type != "absolute":
+            layer += (2 * self.max_position_embeddings - 1) * self.head_width
         return embeddings + self.num_hidden_layers * layer + (d * d + d)
 
     @classmethod
@@ -121,36 +157,67 @@ class BertConfig:
             value = fields.get(field)
             if value is not None and value != only:
                 raise ConfigError(f"{field} is {reprlib.repr(value)}, and minibert can only compute {only!r}")
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in fields.items() if name in known})
+        known = {name: fields[name] for name in FIELDS if name in fields}
+        if "torch_dtype" in fields:  # its older name
+            known.setdefault("dtype", fields["torch_dtype"])
+        labels = known.get("id2label")
+        if labels is not None:
+            known["id2label"] = labels = _labels(labels)
+        if labels and known.get("num_labels") not in (None, len(labels)):
+            del known["id2label"]  # the count is newer than the names, as transformers sees it
+        return cls(**known)
 
     @classmethod
-    def from_json_file(cls, file: str | Path) -> "BertConfig":
-        """Reads a checkpoint's `config.json`.
+    def from_json_file(cls, file: str | Path, **changes: Any) -> "BertConfig":
+        """Reads a checkpoint's `config.json`; `changes` are fields that replace the file's, such as `num_labels=5`.
 
         Raises:
             CheckpointNotFoundError: there is no such file.
             ConfigError: it is not JSON, or not the config of a BERT we can build; the message names the file.
         """
         file = Path(file)
+        fields = read_object(file, ConfigError)
+        unknown = changes.keys() - set(FIELDS)
+        if unknown:
+            raise ConfigError(f"{min(unknown)} is no setting of a BERT; these are: {', '.join(FIELDS)}")
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointNotFoundError(
-                f"{file} does not exist: a checkpoint folder holds config.json and model.safetensors"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{file} cannot be read as JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise ConfigError(f"{file} holds a JSON {type(fields).__name__}, not an object with the fields of a BERT")
-        try:
-            return cls.from_dict(fields)
+            return cls.from_dict({**fields, **changes})
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a `config.json` that any BERT implementation reads back as this network."""
-        return {"model_type": "bert", **dataclasses.asdict(self)}
+        fields = {"model_type": "bert", **dataclasses.asdict(self)}
+        del fields["num_labels"]  # it is the number of names
+        fields["id2label"] = dict(enumerate(self.id2label))
+        fields["label2id"] = {name: number for number, name in enumerate(self.id2label)}
+        return fields
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(BertConfig))
+
+
+def _labels(id2label: Any) -> tuple[str, ...]:
+    """The names of the classes in order, from a JSON object {"0": name, …} or a sequence of names."""
+    if isinstance(id2label, dict):
+        try:
+            numbered = {int(number): name for number, name in id2label.items()}
+        except ValueError:
+            numbered = {}
+        id2label = [numbered.get(number) for number in range(len(id2label))]
+    if not isinstance(id2label, list | tuple) or not all(isinstance(name, str) for name in id2label):
+        raise ConfigError("id2label must name the classes 0, 1, 2, … without a gap")
+    return tuple(id2label)
+
+
+Choice = TypeVar("Choice")
+
+
+def choose(table: dict[str, Choice], setting: str, name: str) -> Choice:
+    """What `table` has under `name`; raises a `ConfigError` that lists the names there are."""
+    if not isinstance(name, str) or name not in table:
+        raise ConfigError(f"{setting} {name!r} is not one of {', '.join(table)}")
+    return table[name]
 
 
 def _check_whole_number(field: str, value: Any, low: int, high: int) -> None:
@@ -159,5 +226,5 @@ def _check_whole_number(field: str, value: Any, low: int, high: int) -> None:
 
 
 def _check_number(field: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or math.isinf(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value == math.inf:
         raise ConfigError(f"{field} must be a number from {low} to {high}, not {reprlib.repr(value)}")

@@ -29,6 +29,10 @@ class DownloadError(MinibertError, ConnectionError):
     """The hub, or the package that carries a checkpoint, could not be reached or refused."""
 
 
+class StoreError(MinibertError, OSError):
+    """A folder or file that cannot be written or read: no space, no permission, not a folder."""
+
+
 class TokenizerError(MinibertError, ValueError):
     """Tokenizer files that cannot be read, or a token or id that the vocabulary does not have."""
 
@@ -47,3 +51,7 @@ class InputError(MinibertError, ValueError):
 
 class PoolingError(MinibertError, ValueError):
     """Vectors that cannot be pooled, combined or compared."""
+
+
+class NewParametersWarning(UserWarning):
+    """A model was loaded from a checkpoint that lacks some of its parameters, which start at random."""

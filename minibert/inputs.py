@@ -19,11 +19,15 @@ def check_inputs(
     position_ids: Tensor | None,
 ) -> None:
     """Raises an `InputError` for the first input that a model of this `config` cannot take; see `BertModel.forward`."""
-    if not isinstance(input_ids, Tensor):
-        raise InputError(
-            f"input_ids must be a tensor of token ids, not {type(input_ids).__name__}: "
-            "a tokenizer makes them, model(**tokenizer(texts))"
-        )
+    optional: dict[str, object] = {
+        "attention_mask": attention_mask,
+        "token_type_ids": token_type_ids,
+        "position_ids": position_ids,
+    }
+    for name, value in {"input_ids": input_ids, **optional}.items():
+        if not isinstance(value, Tensor) and not (value is None and name in optional):
+            kind = type(value).__name__
+            raise InputError(f"{name} must be a tensor, not {kind}: a tokenizer makes them, model(**tokenizer(texts))")
     if input_ids.dim() != 2 or 0 in input_ids.shape:
         hint = "; add a batch dimension, input_ids[None]" if input_ids.dim() == 1 and len(input_ids) else ""
         raise InputError(f"input_ids must be (batch, sequence) and not empty; it is {tuple(input_ids.shape)}{hint}")

@@ -1,4 +1,4 @@
-"""BERT, written out: text ids in, one vector per token out.
+"""BERT, written out: token ids in, one vector per token out.
 
 Read it from top to bottom beside the papers:
     BERT  Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding"
@@ -7,22 +7,22 @@ Read it from top to bottom beside the papers:
 Every shape below is written in this alphabet:
     B batch            S sequence: query positions    T sequence: key positions (T = S, kept apart for clarity)
     D hidden size      H heads                        W width of a head (D = H·W)
-    F feed-forward     L layers                       V vocabulary
+    F feed-forward     L layers
 An arrow comment, (B, S, D) → (B, H, S, W), stands at every line that changes a shape.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.checkpoint import Pretrained
-from minibert.config import BertConfig
-from minibert.errors import ConfigError
+from minibert.config import BertConfig, choose
 from minibert.inputs import check_inputs
+from minibert.relative import RelativePositions
 
 
 class Embeddings(nn.Module):
@@ -35,6 +35,7 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.absolute = config.position_embedding_type == "absolute"
 
     def forward(
         self, input_ids: Tensor, token_type_ids: Tensor | None = None, position_ids: Tensor | None = None
@@ -42,18 +43,20 @@ class Embeddings(nn.Module):
         if token_type_ids is None:  # one segment: all zeros
             token_type_ids = torch.zeros_like(input_ids)
         if position_ids is None:  # 0, 1, 2, …
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]  # (S) → (1, S)
         words = self.word_embeddings(input_ids)  # (B, S) → (B, S, D)
         segments = self.token_type_embeddings(token_type_ids)  # (B, S) → (B, S, D)
-        positions = self.position_embeddings(position_ids)  # (1, S) → (1, S, D), the same for every row
-        # The order of the sum is part of the function: floating-point addition is not associative.
-        return self.dropout(self.norm(words + segments + positions))
+        embedded = words + segments
+        if self.absolute:  # relative positions come in with the attention scores
+            embedded = embedded + self.position_embeddings(position_ids)  # (1 or B, S) → (1 or B, S, D)
+        return self.dropout(self.norm(embedded))
 
 
 def additive_mask(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Turns 1 for a token and 0 for padding into what is added to the scores: 0, or the most negative number there is.
 
-    Not −inf: a row of nothing but padding would then be 0/0, NaN, in the softmax. A mask that hides nothing is None.
+    Not −inf: a row of nothing but padding would then be 0/0, NaN, in the softmax (in float16 the sum with a score can
+    still overflow to it). A mask that hides nothing is None.
     Shape: (B, T) → (B, 1, 1, T), to be broadcast over heads and query positions.
     """
     if attention_mask is None or attention_mask.all():
@@ -75,7 +78,8 @@ def eager_attention(
     scores = scores * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores + mask
-    probabilities = F.dropout(F.softmax(scores, dim=-1), dropout)  # each query's weights over the keys sum to 1
+    probabilities = F.softmax(scores, dim=-1)  # each query's weights over the keys sum to 1
+    probabilities = F.dropout(probabilities, dropout)  # 0.0 changes nothing; only training has more
     context = probabilities @ value  # (B, H, S, T) @ (B, H, T, W) → (B, H, S, W)
     return context, probabilities
 
@@ -104,6 +108,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.relative = None if config.position_embedding_type == "absolute" else RelativePositions(config)
         self.head_width = config.head_width
         self.dropout = config.attention_probs_dropout_prob
 
@@ -122,6 +127,8 @@ class Attention(nn.Module):
         query = self.split_heads(self.query(hidden))
         key = self.split_heads(self.key(hidden))
         value = self.split_heads(self.value(hidden))
+        if self.relative is not None:
+            mask = self.relative(query, key, mask)  # (B, 1, 1, T) → (B, H, S, T): distances count as the mask does
         context, probabilities = attend(query, key, value, mask, self.dropout if self.training else 0.0)
         return self.output(self.merge_heads(context)), probabilities
 
@@ -230,7 +237,9 @@ class BertOutput(NamedTuple):
     """What a `BertModel` returns; by name, or by place as `out[0]`, `out[1]`."""
 
     last_hidden_state: Tensor  # (B, S, D)
-    pooler_output: Tensor  # (B, D); no sentence embedding: use `pooling.mean_pool` for that
+    pooler_output: (
+        Tensor | None
+    )  # (B, D), None without a pooler; no sentence embedding: use `pooling.mean_pool` for that
     hidden_states: tuple[Tensor, ...] | None = None  # L + 1 of (B, S, D): the embeddings, then each layer's output
     attentions: tuple[Tensor, ...] | None = None  # L of (B, H, S, T)
 
@@ -245,28 +254,23 @@ class BertModel(Pretrained):
         config: the numbers that define it.
         attention: "eager" computes attention step by step as written above, "sdpa" by PyTorch's fused operation; the
             two differ by rounding in the last bits.
+        add_pooling_layer: False leaves the pooler out, for checkpoints and heads that have none.
 
     Raises:
         ConfigError: an unknown activation or attention, with the names there are.
     """
 
-    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+    optional = ("pooler",)
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa", add_pooling_layer: bool = True) -> None:
         super().__init__(config, attention)
         self.attend = choose(ATTENTION, "attention", attention)
+        if config.position_embedding_type != "absolute":
+            self.attend = eager_attention  # the fused operation is told which keys are visible, not how far they are
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.pooler = Pooler(config)
-        self.apply(self.initialise)
-
-    def initialise(self, module: nn.Module) -> None:
-        """Starts weights from a normal distribution cut off at two deviations, as Google's code does; the rest at 0."""
-        if isinstance(module, nn.Linear | nn.Embedding):
-            std = self.config.initializer_range
-            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            nn.init.zeros_(module.weight[module.padding_idx])
+        self.pooler = Pooler(config) if add_pooling_layer else None
+        self.initialise(self)
 
     def forward(
         self,
@@ -297,13 +301,5 @@ class BertModel(Pretrained):
         mask = additive_mask(attention_mask, embedded.dtype)
         attend = eager_attention if output_attentions else self.attend
         last, hidden_states, attentions = self.encoder(embedded, mask, attend, output_hidden_states, output_attentions)
-        return BertOutput(last, self.pooler(last), hidden_states, attentions)
-
-
-Choice = TypeVar("Choice")
-
-
-def choose(table: dict[str, Choice], setting: str, name: str) -> Choice:
-    if name not in table:
-        raise ConfigError(f"{setting} {name!r} is not one of {', '.join(table)}")
-    return table[name]
+        pooled = None if self.pooler is None else self.pooler(last)
+        return BertOutput(last, pooled, hidden_states, attentions)

@@ -22,12 +22,15 @@ def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
         PoolingError: the shapes do not belong together, or a row is all padding.
     """
     padding = _padding(hidden, attention_mask)
-    return hidden.masked_fill(padding, 0).sum(dim=1) / (~padding).sum(dim=1)  # (B, S, D) → (B, D) / (B, 1)
+    wide = torch.promote_types(hidden.dtype, torch.float32)  # a sum of float16 overflows at 65,504
+    total = hidden.masked_fill(padding, 0).sum(dim=1, dtype=wide)  # (B, S, D) → (B, D)
+    return (total / (~padding).sum(dim=1)).to(hidden.dtype)  # (B, D) / (B, 1)
 
 
 def max_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """The largest value of each dimension over each sequence's tokens: (B, D). Raises as `mean_pool` does."""
-    return hidden.masked_fill(_padding(hidden, attention_mask), -torch.inf).amax(dim=1)  # (B, S, D) → (B, D)
+    padding = _padding(hidden, attention_mask)
+    return hidden.masked_fill(padding, -torch.inf).amax(dim=1)  # (B, S, D) → (B, D)
 
 
 def cls_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -55,7 +58,11 @@ def combine_layers(hidden_states: Sequence[Tensor], layers: Sequence[int], how: 
     """
     if hidden_states is None:
         raise PoolingError("there are no hidden states: call the model with output_hidden_states=True")
-    layers = list(layers)
+    shapes = {tuple(state.shape) if isinstance(state, Tensor) else None for state in hidden_states}
+    if not isinstance(hidden_states, list | tuple) or None in shapes or len(shapes) != 1:
+        raise PoolingError("hidden_states must be tensors of one shape: pass out.hidden_states, not the whole output")
+    if not isinstance(layers, list | tuple | range) or not all(isinstance(layer, int) for layer in layers):
+        raise PoolingError(f"layers must be a list of whole numbers, such as [-2, -1]; it is {layers!r}")
     count = len(hidden_states)
     wrong = [layer for layer in layers if not -count <= layer < count]
     if wrong or not layers:
@@ -73,11 +80,18 @@ def combine_layers(hidden_states: Sequence[Tensor], layers: Sequence[int], how: 
 
 def _padding(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """True at padding, (B, S, 1), once both arguments are known to be sound."""
-    if hidden.dim() != 3 or attention_mask.shape != hidden.shape[:2]:
+    for name, value in (("hidden", hidden), ("attention_mask", attention_mask)):
+        if not isinstance(value, Tensor):
+            raise PoolingError(
+                f"{name} must be a tensor, not {type(value).__name__}: pool(out.last_hidden_state, mask)"
+            )
+    if not hidden.is_floating_point() or hidden.dim() != 3 or attention_mask.shape != hidden.shape[:2]:
         raise PoolingError(
-            f"hidden must be (batch, sequence, size) and attention_mask (batch, sequence); "
-            f"they are {tuple(hidden.shape)} and {tuple(attention_mask.shape)}"
+            f"hidden must be floating-point numbers (batch, sequence, size) and attention_mask (batch, sequence); "
+            f"they are {hidden.dtype} {tuple(hidden.shape)} and {tuple(attention_mask.shape)}"
         )
+    if not ((attention_mask == 0) | (attention_mask == 1)).all():
+        raise PoolingError("attention_mask must hold 1 for each token and 0 for each padding position, nothing else")
     padding = attention_mask == 0
     empty = padding.all(dim=1).nonzero().flatten().tolist()
     if empty:

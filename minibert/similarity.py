@@ -19,8 +19,9 @@ def cosine_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
     Raises:
         PoolingError: the widths differ, or a vector is all zeros and so has no direction.
     """
-    a = torch.atleast_2d(a)
-    b = a if b is None else torch.atleast_2d(b)
+    b = a if b is None else b
+    _check(a, b, "a", "b")
+    a, b = torch.atleast_2d(a), torch.atleast_2d(b)
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
         raise PoolingError(
             f"a must be (N, D) and b (M, D) with the same D; they are {tuple(a.shape)}, {tuple(b.shape)}"
@@ -34,6 +35,7 @@ def cosine_distance(u: Tensor, v: Tensor) -> Tensor:
     Raises:
         PoolingError: the shapes differ, or a vector is all zeros.
     """
+    _check(u, v, "u", "v")
     if u.shape != v.shape or u.dim() == 0:
         raise PoolingError(f"u and v must be of one shape (…, D); they are {tuple(u.shape)} and {tuple(v.shape)}")
     return 1 - (_directions(u, "u") * _directions(v, "v")).sum(dim=-1)
@@ -41,11 +43,21 @@ def cosine_distance(u: Tensor, v: Tensor) -> Tensor:
 
 def _directions(vectors: Tensor, name: str) -> Tensor:
     """The vectors at length 1."""
-    if not vectors.is_floating_point():
-        raise PoolingError(f"{name} must hold floating-point numbers; it holds {vectors.dtype}: call {name}.float()")
-    lengths = vectors.norm(dim=-1, keepdim=True)
-    if (lengths == 0).any():
-        place = (lengths[..., 0] == 0).nonzero()[0].tolist()
-        where = f"row {', '.join(map(str, place))} of {name}" if place else name
-        raise PoolingError(f"{where} is all zeros: a zero vector has no direction and no cosine")
-    return vectors / lengths
+    largest = vectors.abs().amax(dim=-1, keepdim=True)
+    for wrong, what in ((largest == 0, "all zeros"), (~largest.isfinite(), "not finite")):
+        if wrong.any():
+            place = wrong[..., 0].nonzero()[0].tolist()
+            where = f"row {', '.join(map(str, place))} of {name}" if place else name
+            raise PoolingError(f"{where} is {what}: such a vector has no direction and no cosine")
+    scaled = vectors / largest  # so that no square overflows or vanishes
+    return scaled / scaled.norm(dim=-1, keepdim=True)
+
+
+def _check(one: Tensor, other: Tensor, *names: str) -> None:
+    for name, vectors in zip(names, (one, other), strict=True):
+        if not isinstance(vectors, Tensor):
+            raise PoolingError(f"{name} must be a tensor, not {type(vectors).__name__}: torch.as_tensor({name})")
+        if not vectors.is_floating_point():
+            raise PoolingError(f"{name} must hold floating-point numbers, not {vectors.dtype}: call {name}.float()")
+    if one.dtype != other.dtype:
+        raise PoolingError(f"{names[0]} holds {one.dtype} and {names[1]} {other.dtype}: convert one of them")

@@ -3,7 +3,7 @@
 A name such as `sentence-transformers/all-MiniLM-L6-v2` is looked for in three places, the first that has it wins:
     1. a folder of that path;
     2. the store: `$MINIBERT_WEIGHTS`, else `weights/` when minibert runs from a checkout, else `~/.cache/minibert`;
-    3. the hub, through `huggingface_hub`, its cache and its settings (`HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` …).
+    3. the hub; see `hub.py`.
 `download` brings a checkpoint into the store. The catalogue pins, for the checkpoints we know, the revision and the
 sha256 of every file, and names the Python package that carries the files where there is one.
 """
@@ -14,32 +14,36 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError
+from minibert import hub, weights
+from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, MinibertError, StoreError
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 
 # What `download` takes of a repository on the hub that the catalogue does not know.
 FILES = (
     "config.json",
-    "model.safetensors",
+    *weights.PATTERNS,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.txt",
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
-    "[0-9]_*/*.json",
+    "[0-9]_*/config.json",
+    "[0-9]_*/model.safetensors",
+    "[0-9]_*/pytorch_model.bin",
 )
 
 
@@ -59,7 +63,7 @@ class Checkpoint:
     name: str
     description: str = "not in the catalogue"
     licence: str = "unknown"
-    revision: str = "main"
+    revision: str | None = "main"  # None: it is not on the hub
     package: Package | None = None
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -109,33 +113,31 @@ def resolve(
         DownloadError: the hub cannot be reached or refuses.
     """
     name = os.fspath(name_or_folder)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a null character
+        raise CheckpointNotFoundError(f"{reprlib.repr(name)} is no folder and no name ({error})") from None
+    if name and is_folder:
         return folder
-    if folder.is_file():
+    if is_file:
         raise CheckpointNotFoundError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
     check_name(name)
     stored = store_folder() / name
     if revision is None and stored.is_dir():
         return stored
-    revision = revision or catalogue().get(name, Checkpoint(name)).revision
-    package = catalogue().get(name, Checkpoint(name)).package
+    known = catalogue().get(name, Checkpoint(name))
+    revision = revision or known.revision
+    where = f"{name} is no folder, and not in the store {store_folder()}"
     advice = "copy it into the store, or try again with a network"
-    if package:
-        advice = f"run 'minibert download {name}', which takes it from the package {package.requirement}"
-    with _hub_errors(name, advice):
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        snapshot = functools.partial(
-            snapshot_download, name, revision=revision, allow_patterns=list(files), token=token
-        )
-        if _is_commit(revision) and not local_files_only:
-            try:
-                return Path(snapshot(local_files_only=True))  # what a commit holds never changes: no need to ask
-            except LocalEntryNotFoundError:
-                HfApi().model_info(name, revision=revision, token=token)  # fails at once where downloading would retry
-        return Path(snapshot(local_files_only=local_files_only))
+    if known.package:
+        advice = f"run 'minibert download {name}', which takes it from the package {known.package.requirement}"
+    if revision is None:
+        raise CheckpointNotFoundError(f"{where}: {advice}")
+    try:
+        return hub.fetch(name, files, revision=revision, token=token, local_files_only=local_files_only)
+    except (CheckpointNotFoundError, DownloadError) as error:
+        raise type(error)(f"{where}, and {error}: {advice}{_guess(name)}") from error
 
 
 def download(name: str) -> Path:
@@ -143,22 +145,37 @@ def download(name: str) -> Path:
 
     A checkpoint of the catalogue is checked file by file against the pinned sha256, also when it is there already.
     What is in the store is replaced only by a complete and verified download; an interrupted one is taken up again.
+    A checkpoint that the catalogue does not pin is fetched once: to fetch it anew, delete its folder.
 
     Raises:
         CheckpointNotFoundError: the hub has no repository of that name, or no model in it.
         DownloadError: no source could be reached; the message has each one's reason.
         ChecksumError: a file is not the one that the catalogue pins.
+        StoreError: the store cannot be written to.
     """
     check_name(name)
     checkpoint = catalogue().get(name, Checkpoint(name))
     target = store_folder() / name
-    incoming = store_folder() / ".incoming" / name.replace("/", "--")
-    incoming.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if _is_whole(target, checkpoint):  # asked before anything is written: a store may be read-only
+            return target
+        return _download(checkpoint, target)
+    except MinibertError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to the store {store_folder()} ({error}): set MINIBERT_WEIGHTS to a folder"
+        ) from error
 
+
+def _download(checkpoint: Checkpoint, target: Path) -> Path:
     from huggingface_hub.utils import WeakFileLock
 
+    incoming = store_folder() / ".incoming" / checkpoint.name.replace("/", "--")
+    incoming.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(Path(f"{incoming}.lock")):
-        if target.is_dir() and not wrong_files(target, checkpoint):
+        _recover(incoming, target)
+        if _is_whole(target, checkpoint):  # somebody else was faster
             return target
         _fetch(checkpoint, incoming)
         wrong = wrong_files(incoming, checkpoint)
@@ -166,13 +183,21 @@ def download(name: str) -> Path:
             for file in wrong:  # what is right stays, for the next try
                 (incoming / file).unlink(missing_ok=True)
             raise ChecksumError(
-                f"{name}: {', '.join(wrong)} is not the file that the catalogue pins (sha256 differs or it is missing);"
-                " nothing was installed. Try again; if it stays so, the source has changed"
+                f"{checkpoint.name}: {', '.join(wrong)} is not the file that the catalogue pins (sha256 differs, or it "
+                "is missing); nothing was installed. Try again; if it stays so, the source has changed"
             )
-        if not (incoming / "config.json").is_file():
-            raise CheckpointNotFoundError(f"{name} on the hub has no config.json: it is not a checkpoint of a BERT")
+        if not _is_whole(incoming, checkpoint):
+            raise CheckpointNotFoundError(
+                f"{checkpoint.name} has no config.json or no weights: it is not a checkpoint of a BERT"
+            )
         _install(incoming, target)
     return target
+
+
+def _is_whole(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Is there all that a checkpoint needs, and as pinned where it is pinned?"""
+    has_weights = any((folder / form).is_file() for form in weights.FORMS)
+    return (folder / "config.json").is_file() and has_weights and not wrong_files(folder, checkpoint)
 
 
 def wrong_files(folder: Path, checkpoint: Checkpoint) -> list[str]:
@@ -196,8 +221,9 @@ def sha256(file: Path) -> str:
 def check_name(name: str) -> None:
     """Refuses what can be no repository name: absolute paths, `..`, anything that could leave the store."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name, re.ASCII):
+        missing = "" if Path(name).exists() else ", and there is no such folder"
         raise CheckpointNotFoundError(
-            f"{name!r} is no folder, and no checkpoint name of the form 'name' or 'organisation/name'{_guess(name)}"
+            f"{name!r} is no checkpoint name of the form 'name' or 'organisation/name'{missing}{_guess(name)}"
         )
 
 
@@ -209,16 +235,13 @@ def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
             return _fetch_package(checkpoint.package, list(checkpoint.sha256), folder)
         except DownloadError as error:
             reasons.append(str(error))
-    try:
-        with _hub_errors(checkpoint.name, "try again with a network"):
-            from huggingface_hub import HfApi, snapshot_download
-
-            # By commit: for a branch that it cannot reach, the client would return whatever lies in the folder.
-            commit = HfApi().model_info(checkpoint.name, revision=checkpoint.revision).sha
-            files = list(checkpoint.sha256) or list(FILES)
-            snapshot_download(checkpoint.name, revision=commit, allow_patterns=files, local_dir=folder)
-    except DownloadError as error:
-        raise DownloadError("; ".join([*reasons, str(error)])) from None
+    if checkpoint.revision:
+        try:
+            hub.fetch(checkpoint.name, list(checkpoint.sha256) or FILES, revision=checkpoint.revision, folder=folder)
+            return None
+        except DownloadError as error:
+            reasons.append(str(error))
+    raise DownloadError(f"{'; '.join(reasons)}: try again with a network{_guess(checkpoint.name)}")
 
 
 def _fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
@@ -249,44 +272,23 @@ def _fetch_package(package: Package, files: Sequence[str], folder: Path) -> None
 
 
 def _install(incoming: Path, target: Path) -> None:
-    """Moves a complete folder into its place; the old one, if any, leaves in one step."""
+    """Moves a complete folder into its place; the old one, if any, stays until the new one is there."""
     shutil.rmtree(incoming / ".cache", ignore_errors=True)  # the hub client's notes on a partial download
     target.parent.mkdir(parents=True, exist_ok=True)
-    old = Path(f"{incoming}.old")
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        target.rename(old)
-    incoming.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _hub_errors(name: str, advice: str) -> Iterator[None]:
-    """Says in our words, with the next step, what the hub client reports in its own."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
+        target.rename(f"{incoming}.old")
     try:
-        yield
-    except GatedRepoError as error:
-        raise DownloadError(
-            f"the hub gives {name} only to those who accepted its terms: do so on its page there, then pass token=…"
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        what = "revision" if isinstance(error, RevisionNotFoundError) else "repository"
-        raise CheckpointNotFoundError(
-            f"{name} is no folder, not in the store {store_folder()}, and the hub has no such {what}"
-            f"; a private one needs token=…{_guess(name)}"
-        ) from error
-    except Exception as error:  # from a connection refused to a full disk: the client has no common type for them
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DownloadError(
-            f"{name} is not in the store {store_folder()}, and the hub cannot give it ({reason}): "
-            f"{advice}{_guess(name)}"
-        ) from error
+        incoming.rename(target)
+    finally:
+        _recover(incoming, target)
 
 
-def _is_commit(revision: str) -> bool:
-    return re.fullmatch("[0-9a-f]{40}", revision) is not None
+def _recover(incoming: Path, target: Path) -> None:
+    """Puts back what an interrupted `_install` had moved away, or lets it go if the new one is there."""
+    old = Path(f"{incoming}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _guess(name: str) -> str:

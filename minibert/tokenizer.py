@@ -5,8 +5,9 @@ each word is cut, from the left, into the longest pieces that the vocabulary has
 word. The `tokenizers` library does the work; this room reads a checkpoint's files and makes model inputs.
 """
 
-import json
+import operator
 import os
+import reprlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from minibert import store
 from minibert.errors import CheckpointNotFoundError, TextError, TextTypeError, TokenizerError
+from minibert.json_files import read_object
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -86,6 +88,9 @@ class BertTokenizer:
         self.pad_token_id = pad_token_id
         self._lock = threading.Lock()  # truncation is a state of the library's tokenizer, ours is one of the call
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a lock cannot be copied or sent to another process
+        return BertTokenizer, (self.tokenizer, self.model_max_length, self.pad_token)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -98,7 +103,7 @@ class BertTokenizer:
         """Reads a checkpoint's `tokenizer.json`, or builds the tokenizer from its `vocab.txt`.
 
         `tokenizer_config.json`, where there is one, gives `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`
-        for a `vocab.txt`, and the length limit; without it BERT's defaults hold (uncased).
+        and the length limit; without it `tokenizer.json` or BERT's defaults hold (uncased).
 
         Args: as for `BertModel.from_pretrained`.
 
@@ -116,14 +121,17 @@ class BertTokenizer:
                 raise TokenizerError(f"{file} cannot be read as a tokenizer: {error}") from None
         elif (folder / "vocab.txt").is_file():
             file = folder / "vocab.txt"
-            tokenizer = _from_vocabulary(file, settings)
+            tokenizer = _from_vocabulary(file)
         else:
             raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
-        positions = _read_json(folder / "config.json").get("max_position_embeddings", 512)
-        limits = [limit for limit in (settings.get("model_max_length"), positions) if isinstance(limit, int)]
-        pad_token = settings.get("pad_token") or "[PAD]"
         try:
-            return cls(tokenizer, min(limits), pad_token["content"] if isinstance(pad_token, dict) else pad_token)
+            _apply(settings, tokenizer)
+            pad_token = settings.get("pad_token") or "[PAD]"
+            pad_token = pad_token.get("content") if isinstance(pad_token, dict) else pad_token
+            positions = _read_json(folder / "config.json").get("max_position_embeddings")
+            limits = [settings.get("model_max_length"), positions]
+            known = [limit for limit in limits if isinstance(limit, int) and limit > len(SPECIAL_TOKENS)]
+            return cls(tokenizer, min(known, default=512), str(pad_token))
         except TokenizerError as error:
             raise TokenizerError(f"{file}: {error}") from None
 
@@ -132,41 +140,47 @@ class BertTokenizer:
 
     def __call__(
         self,
-        text: Text | Sequence[Text],
+        text: str | Sequence[Text],
         text_pair: str | Sequence[str] | None = None,
         *,
-        padding: Literal["longest", "max_length"] = "longest",
+        padding: Literal[True, "longest", "max_length"] = True,
         truncation: bool = False,
         max_length: int | None = None,
         padding_side: Literal["right", "left"] = "right",
+        return_tensors: Literal["pt"] = "pt",
     ) -> BatchEncoding:
         """Makes the inputs of a model: `[CLS] text [SEP]`, or `[CLS] text [SEP] pair [SEP]`, padded to one length.
 
         Args:
             text: a text, a list of texts, or a list of pairs (tuples of two texts).
             text_pair: the second text of the pair, or a list of as many as `text` has.
-            padding: fill up each row to the longest one, or to `max_length`.
+            padding: fill up each row to the longest one (True or "longest"), or to "max_length".
             truncation: cut what is too long, the longer text of a pair first; otherwise it is an error.
             max_length: the most tokens, special tokens included; the model's limit when left out.
             padding_side: where padding goes.
+            return_tensors: "pt", PyTorch's tensors: the only kind there is.
 
         Raises:
             TextTypeError: something that is not a text.
-            TextError: an empty list, a text without any token, or one that is too long.
+            TextError: an empty list, a text without any token, or one that is too long; an option that there is not.
         """
+        _check_option("padding", padding, True, "longest", "max_length")
+        _check_option("truncation", truncation, True, False)
+        _check_option("padding_side", padding_side, "right", "left")
+        _check_option("return_tensors", return_tensors, "pt")
         texts = _as_list(text, text_pair)
         limit = self.model_max_length if max_length is None else max_length
-        least = 1 + self.tokenizer.num_special_tokens_to_add(isinstance(texts[0], tuple))
-        if not least <= limit <= self.model_max_length:
+        pairs = isinstance(texts[0], tuple)
+        least = self.tokenizer.num_special_tokens_to_add(pairs) + (2 if pairs else 1)
+        if not isinstance(limit, int) or not least <= limit <= self.model_max_length:
             raise TextError(
-                f"max_length is {limit}, and must be from {least}, to hold special tokens and one more, "
+                f"max_length is {limit!r}, and must be from {least}, for special tokens and one of each text, "
                 f"to the model's limit of {self.model_max_length}"
             )
         encodings = self._encode(texts, limit if truncation else None)
         for row, encoding in enumerate(encodings):
-            present = set(encoding.sequence_ids) - {None}
-            if len(present) < (2 if isinstance(texts[row], tuple) else 1):
-                raise TextError(f"text {row} has nothing to encode: {texts[row]!r}")
+            if len(set(encoding.sequence_ids) - {None}) < (2 if pairs else 1):
+                raise TextError(f"text {row} has nothing to encode: {reprlib.repr(texts[row])}")
             if len(encoding) > limit:
                 raise TextError(
                     f"text {row} has {len(encoding)} tokens, and the limit is {limit}: pass truncation=True to cut it"
@@ -192,8 +206,9 @@ class BertTokenizer:
         Raises:
             TokenizerError: a token that is not in the vocabulary; a word has to be tokenised first.
         """
-        if not isinstance(tokens, str):
+        if isinstance(tokens, list | tuple):
             return [self.convert_tokens_to_ids(token) for token in tokens]
+        _check_text(tokens, "a token")
         found = self.tokenizer.token_to_id(tokens)
         if found is None:
             pieces = " ".join(self.tokenize(tokens)) or "nothing"
@@ -210,15 +225,12 @@ class BertTokenizer:
         Raises:
             TokenizerError: an id outside the vocabulary.
         """
-        if isinstance(ids, Tensor):
-            if ids.dim() > 1:
-                raise TokenizerError(f"ids must be one row, and its shape is {tuple(ids.shape)}: take ids[0]")
-            ids = ids.tolist()
-        if not isinstance(ids, int):
-            return [self.convert_ids_to_tokens(number) for number in ids]
-        found = self.tokenizer.id_to_token(ids) if 0 <= ids < 1 << 32 else None
+        if not isinstance(ids, int) and not (isinstance(ids, Tensor) and ids.dim() == 0):
+            return [self.convert_ids_to_tokens(number) for number in _as_ids(ids)]
+        (number,) = _as_ids([ids])
+        found = self.tokenizer.id_to_token(number) if 0 <= number < 1 << 32 else None
         if found is None:
-            raise TokenizerError(f"id {ids} is not in the vocabulary of {len(self)} tokens")
+            raise TokenizerError(f"id {number} is not in the vocabulary of {len(self)} tokens")
         return found
 
     def decode(self, ids: Sequence[int] | Tensor, skip_special_tokens: bool = False) -> str:
@@ -227,8 +239,8 @@ class BertTokenizer:
         Raises:
             TokenizerError: an id outside the vocabulary.
         """
-        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        self.convert_ids_to_tokens(ids)  # the library would pass over unknown ids
+        numbers = _as_ids(ids)
+        self.convert_ids_to_tokens(numbers)  # the library would pass over unknown ids
         return self.tokenizer.decode(numbers, skip_special_tokens=skip_special_tokens)
 
     def _encode(self, texts: list[Text], limit: int | None, add_special_tokens: bool = True) -> list[Encoding]:
@@ -237,7 +249,10 @@ class BertTokenizer:
                 self.tokenizer.no_truncation()
             else:
                 self.tokenizer.enable_truncation(limit)
-            return self.tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+            try:
+                return self.tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+            except Exception as error:  # the library raises no narrower type
+                raise TokenizerError(f"this vocabulary cannot encode the text: {error}") from None
 
 
 def _as_list(text: Text | Sequence[Text], text_pair: str | Sequence[str] | None) -> list[Text]:
@@ -270,23 +285,36 @@ def _check_text(text: object, what: str) -> None:
         raise TextError(f"{what} holds half of a surrogate pair at character {error.start}: no valid Unicode") from None
 
 
-def _from_vocabulary(file: Path, settings: dict[str, Any]) -> Tokenizer:
+def _check_option(name: str, value: object, *allowed: object) -> None:
+    if not any(value is each or (isinstance(value, str) and value == each) for each in allowed):
+        raise TextError(f"{name} is {value!r}, and must be {' or '.join(map(repr, allowed))}")
+
+
+def _as_ids(ids: object) -> list[int]:
+    """A row of ids, from a list, a one-dimensional tensor or array."""
+    values = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(values, list | tuple) or any(isinstance(value, list | tuple) for value in values):
+        shape = f", and its shape is {tuple(ids.shape)}: take ids[0]" if isinstance(ids, Tensor) else f", not {ids!r}"
+        raise TokenizerError(f"ids must be one row of whole numbers{shape}")
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise TokenizerError(f"ids must be whole numbers, and {reprlib.repr(values)} are not") from None
+
+
+def _from_vocabulary(file: Path) -> Tokenizer:
     """BERT's tokenizer around the vocabulary in `file`: one token a line, its id the number of the line."""
     try:
         with file.open(encoding="utf-8") as lines:
             vocabulary = {line.rstrip("\n"): number for number, line in enumerate(lines)}
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"{file} is no UTF-8 text: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{file} cannot be read as UTF-8 text: {error}") from None
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise TokenizerError(f"{file} is no BERT vocabulary: it has no {', '.join(missing)}")
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
+    tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -297,14 +325,28 @@ def _from_vocabulary(file: Path, settings: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
+def _apply(settings: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Does as `tokenizer_config.json` says about case, accents, Chinese characters and further tokens."""
+    normalizer = tokenizer.normalizer
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        for name, ours, optional in (
+            ("do_lower_case", "lowercase", False),
+            ("strip_accents", "strip_accents", True),
+            ("tokenize_chinese_chars", "handle_chinese_chars", False),
+        ):
+            value = settings.get(name)
+            if name not in settings or (value is None and not optional):
+                continue
+            if not isinstance(value, bool) and value is not None:
+                raise TokenizerError(f"{name} in tokenizer_config.json must be true or false, not {value!r}")
+            setattr(normalizer, ours, value)
+    never_split = settings.get("never_split") or []
+    if not isinstance(never_split, list) or not all(isinstance(token, str) and token for token in never_split):
+        raise TokenizerError(f"never_split in tokenizer_config.json must be a list of tokens, not {never_split!r}")
+    known = [token for token in never_split if tokenizer.token_to_id(token) is not None]
+    tokenizer.add_tokens([AddedToken(token, normalized=False, single_word=True) for token in known])
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file that need not be there."""
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"{file} cannot be read as JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise TokenizerError(f"{file} holds a JSON {type(fields).__name__}, not an object")
-    return fields
+    return read_object(file, TokenizerError) if file.exists() else {}

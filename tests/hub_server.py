@@ -44,7 +44,8 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith(f"/api/models/{REPOSITORY}/revision/"):
             if path.rpartition("/")[2] not in ("main", COMMIT):
                 return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            return self.answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": []}).encode())
+            siblings = [{"rfilename": name} for name in files]
+            return self.answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode())
         if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
             tree = [
                 {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}

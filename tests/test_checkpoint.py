@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from minibert import BertConfig, BertModel
 from minibert.checkpoint import NAMES, checkpoint_name, parameter_name
-from minibert.errors import CheckpointError, CheckpointNotFoundError, ConfigError, MinibertError
+from minibert.errors import CheckpointError, CheckpointNotFoundError, ConfigError, MinibertError, StoreError
 
 TINY = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=12, num_attention_heads=2, intermediate_size=6)
 
@@ -57,7 +58,7 @@ def test_saved_and_loaded(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_position_ids_are_the_one_tensor_left_aside(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "embeddings.position_ids": torch.arange(512)[None]}, folder / "model.safetensors")
-    assert BertModel.from_pretrained(folder).config == TINY
+    assert BertModel.from_pretrained(folder).config == dataclasses.replace(TINY, dtype="float32")
 
 
 def change(folder: Path, drop: str = "", **new: torch.Tensor) -> None:
@@ -77,26 +78,29 @@ def test_a_missing_tensor(folder: Path) -> None:
 
 
 def test_an_extra_tensor(folder: Path) -> None:
-    change(folder, cls__predictions__bias=torch.zeros(2))
-    with pytest.raises(CheckpointError, match=r"cls\.predictions\.bias is not part of this model"):
+    """Of the network itself, it is an error; the dialects' tests have those that can be left aside."""
+    change(folder, encoder__layer__12__output__dense__bias=torch.zeros(8))
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.12\.output\.dense\.bias has no place in a BertModel"):
         BertModel.from_pretrained(folder)
 
 
 def test_a_tensor_of_another_shape(folder: Path) -> None:
     change(folder, pooler__dense__weight=torch.zeros(8, 9))
-    with pytest.raises(CheckpointError, match=r"pooler\.dense\.weight has shape \(8, 9\), and .* asks for \(8, 8\)"):
+    with pytest.raises(
+        CheckpointError, match=r"pooler\.dense\.weight has shape \(8, 9\), and the config asks for \(8, 8\)"
+    ):
         BertModel.from_pretrained(folder)
 
 
 def test_a_tensor_of_whole_numbers(folder: Path) -> None:
     change(folder, pooler__dense__bias=torch.zeros(8, dtype=torch.int32))
-    with pytest.raises(CheckpointError, match=r"pooler\.dense\.bias holds I32 numbers, and a parameter needs one of"):
+    with pytest.raises(CheckpointError, match=r"pooler\.dense\.bias holds int32 numbers, and a parameter needs"):
         BertModel.from_pretrained(folder)
 
 
 def test_many_problems_are_counted(folder: Path) -> None:
     save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"; and 196 more$"):
+    with pytest.raises(CheckpointError, match=r"; and 193 more$"):
         BertModel.from_pretrained(folder)
 
 
@@ -124,7 +128,7 @@ def test_a_file_of_something_else(folder: Path, content: bytes) -> None:
 
 def test_a_folder_that_lacks_a_file(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointNotFoundError, match=r"has no model\.safetensors"):
+    with pytest.raises(CheckpointNotFoundError, match=r"has no weights: none of model\.safetensors, "):
         BertModel.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointNotFoundError, match=r"config\.json does not exist"):
@@ -149,9 +153,14 @@ def test_an_unknown_activation_names_the_file(folder: Path) -> None:
         BertModel.from_pretrained(folder)
 
 
-def test_saving_to_a_file_is_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="it is a file; give the name of a folder"):
-        BertModel(TINY).save_pretrained(folder / "config.json")
+def test_saving_where_nothing_can_be_written(folder: Path) -> None:
+    for place in (folder / "config.json", folder / "config.json" / "below"):
+        with pytest.raises(StoreError, match="cannot save to the folder"):
+            BertModel(TINY).save_pretrained(place)
+
+
+def test_everybody_may_read_what_was_saved(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
 def test_a_failed_save_leaves_the_old_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +171,7 @@ def test_a_failed_save_leaves_the_old_files(folder: Path, monkeypatch: pytest.Mo
         raise OSError("no space left on device")
 
     monkeypatch.setattr("minibert.checkpoint.save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StoreError, match="no space left on device"):
         BertModel(TINY).save_pretrained(folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 

@@ -26,7 +26,7 @@ def test_help_has_an_example(command: str) -> None:
 
 
 def test_the_commands() -> None:
-    assert COMMANDS == ["demo", "download", "info", "similarity", "tokens"]
+    assert COMMANDS == ["convert", "demo", "download", "fill-mask", "info", "list", "similarity", "tokens"]
     assert run("--version").output == f"minibert, version {__version__}\n"
     for command in COMMANDS:
         assert f"  {command} " in run("-h").output
@@ -49,7 +49,7 @@ def test_info(checkpoint: Path) -> None:
     assert rows["attention.query"] == "147,840"
     assert rows["encoder, 6 layers of"] == "1,774,464"
     assert rows["all"] == "22,713,216"
-    assert lines[-1] == "sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    assert lines[-1] == "90,868,376 bytes, sha256 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def test_tokens(checkpoint: Path) -> None:
@@ -93,10 +93,10 @@ def test_the_demo_sees_a_difference(checkpoint: Path, monkeypatch: pytest.Monkey
     "arguments,code,message",
     [
         (["tokens", ""], 1, "Error: text 0 has nothing to encode: ''\n"),
-        (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no folder, and no checkpoint name"),
+        (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no checkpoint name of the form"),
         (["similarity", "only one"], 2, "one text has nothing to be compared with"),
         (["similarity", "a", "b " * 600], 1, "Error: text 1 has 602 tokens, and the limit is 512"),
-        (["info", "nobody/nothing"], 1, "Error: nobody/nothing is not in the store"),
+        (["info", "nobody/nothing"], 1, "Error: nobody/nothing is no folder, and not in the store"),
         (["downlod"], 2, "No such command 'downlod'"),
     ],
 )

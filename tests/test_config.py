@@ -11,7 +11,9 @@ from minibert.errors import CheckpointNotFoundError, ConfigError
 
 def test_defaults_are_those_of_bert_base() -> None:
     theirs = transformers.BertConfig()
-    for field, value in BertConfig().to_dict().items():
+    fields = BertConfig().to_dict()
+    assert fields.pop("position_embedding_type") == "absolute"  # a field that transformers 5 no longer has
+    for field, value in fields.items():
         assert getattr(theirs, field) == value, field
 
 
@@ -26,8 +28,35 @@ def test_written_and_read_again() -> None:
     assert BertConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-@pytest.mark.parametrize("sizes", [{}, {"hidden_size": 30, "num_attention_heads": 3, "type_vocab_size": 4}])
-def test_parameter_count(sizes: dict[str, int]) -> None:
+def test_labels() -> None:
+    assert BertConfig().id2label == ("LABEL_0", "LABEL_1")
+    assert BertConfig(num_labels=3).id2label == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert BertConfig(id2label=("PER", "LOC", "O")).num_labels == 3
+    assert BertConfig.from_dict({"id2label": {"1": "B", "0": "A"}}).id2label == ("A", "B")
+    # Old files have a count that is newer than the names; transformers goes by the count, too.
+    old = {"num_labels": 4, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
+    assert BertConfig.from_dict(old).num_labels == transformers.BertConfig(**old).num_labels == 4
+    with pytest.raises(ConfigError, match="num_labels is 4, and id2label names 2"):
+        BertConfig(num_labels=4, id2label=("A", "B"))
+
+
+def test_changes_to_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"id2label": {"0": "A", "1": "B"}}))
+    assert BertConfig.from_json_file(file, num_labels=5, hidden_dropout_prob=0).num_labels == 5
+    with pytest.raises(ConfigError, match="num_lables is no setting of a BERT; these are: vocab_size, hidden_size"):
+        BertConfig.from_json_file(file, num_lables=5)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"hidden_size": 30, "num_attention_heads": 3, "type_vocab_size": 4},
+        {"position_embedding_type": "relative_key_query"},
+    ],
+)
+def test_parameter_count(sizes: dict[str, Any]) -> None:
     config = BertConfig(vocab_size=40, num_hidden_layers=2, **sizes)
     assert config.parameter_count == sum(parameter.numel() for parameter in BertModel(config).parameters())
 
@@ -38,7 +67,17 @@ def test_parameter_count(sizes: dict[str, int]) -> None:
         ({"model_type": "roberta"}, "model_type is 'roberta', and minibert can only compute 'bert'"),
         ({"is_decoder": True}, "is_decoder is True, and minibert can only compute False"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        (
+            {"position_embedding_type": "rotary"},
+            "position_embedding_type is 'rotary', and must be one of",
+        ),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking', and must be one of None, regression"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', and must be one of True, False"),
+        ({"classifier_dropout": 2}, "classifier_dropout must be a number from 0 to 1, not 2"),
+        ({"num_labels": 0}, "num_labels must be a whole number from 1 to 1,000,000, not 0"),
+        ({"id2label": {"0": "A", "2": "C"}}, "id2label must name the classes 0, 1, 2, … without a gap"),
+        ({"id2label": {"zero": "A"}}, "id2label must name the classes"),
+        ({"id2label": [1, 2]}, "id2label must name the classes"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': [1]}"),
         ({"num_attention_heads": 5}, "hidden_size 768 cannot be split evenly over num_attention_heads 5"),
         ({"hidden_size": 0}, "hidden_size must be a whole number from 1 to 65,536, not 0"),
@@ -79,7 +118,7 @@ def test_a_file_that_is_no_json_object(content: bytes, message: str, tmp_path: P
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointNotFoundError, match=r"config\.json does not exist: a checkpoint folder holds"):
+    with pytest.raises(CheckpointNotFoundError, match=r"config\.json does not exist"):
         BertConfig.from_json_file(tmp_path / "config.json")
 
 

@@ -20,7 +20,9 @@ IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"input_ids": [[1, 2]]}, "input_ids must be a tensor of token ids, not list"),
+        ({"attention_mask": [[1, 1, 1]]}, "attention_mask must be a tensor, not list: a tokenizer makes them"),
+        ({"input_ids": None}, "input_ids must be a tensor, not NoneType"),
+        ({"input_ids": [[1, 2]]}, "input_ids must be a tensor, not list"),
         ({"input_ids": torch.tensor([1, 2])}, r"it is (2,); add a batch dimension, input_ids[None]"),
         ({"input_ids": torch.zeros(2, 0, dtype=torch.long)}, "must be (batch, sequence) and not empty; it is (2, 0)"),
         ({"input_ids": IDS.float()}, "input_ids must be whole numbers, torch.int64; it is torch.float32"),

@@ -27,6 +27,10 @@ def test_by_hand(pool, expected: list, dtype: torch.dtype) -> None:
     assert pooled.tolist() == expected
 
 
+def test_a_long_mean_in_float16_does_not_overflow() -> None:
+    assert mean_pool(torch.full((1, 512, 2), 200.0).half(), torch.ones(1, 512)).tolist() == [[200.0, 200.0]]
+
+
 @pytest.mark.parametrize("pool", POOLS)
 @given(length=st.integers(1, 6), padding=st.integers(0, 5), left=st.booleans(), seed=st.integers(0, 99))
 def test_padding_never_counts(pool, length: int, padding: int, left: bool, seed: int) -> None:
@@ -49,8 +53,12 @@ def test_padding_never_counts(pool, length: int, padding: int, left: bool, seed:
     "hidden,mask,message",
     [
         (HIDDEN, torch.tensor([[1, 0, 0], [0, 0, 0]]), "row 1 of attention_mask is all padding"),
-        (HIDDEN, torch.ones(2, 2), r"they are \(2, 3, 2\) and \(2, 2\)"),
-        (HIDDEN[0], torch.ones(3), r"hidden must be \(batch, sequence, size\)"),
+        (HIDDEN, torch.ones(2, 2), r"they are torch.float32 \(2, 3, 2\) and \(2, 2\)"),
+        (HIDDEN[0], torch.ones(3), r"hidden must be floating-point numbers \(batch, sequence, size\)"),
+        (HIDDEN.long(), MASK, "hidden must be floating-point numbers"),
+        (HIDDEN, (1 - MASK) * -10000, "attention_mask must hold 1 for each token and 0 for each padding position"),
+        ((HIDDEN, None), MASK, r"hidden must be a tensor, not tuple: pool\(out.last_hidden_state, mask\)"),
+        (HIDDEN, None, "attention_mask must be a tensor, not NoneType"),
     ],
 )
 def test_bad_input(pool, hidden: Tensor, mask: Tensor, message: str) -> None:
@@ -74,6 +82,10 @@ def test_combine_layers() -> None:
         (([HIDDEN] * 3, [3]), "layer 3 is not there: with 3 hidden states, layers run from 0 to 2, or -3 to -1"),
         (([HIDDEN] * 3, [-4]), "layer -4 is not there"),
         (([HIDDEN] * 3, []), "no layer is named"),
+        (([HIDDEN] * 3, -1), r"layers must be a list of whole numbers, such as \[-2, -1\]; it is -1"),
+        (([HIDDEN] * 3, [1.0]), "layers must be a list of whole numbers"),
+        ((HIDDEN, [0]), "pass out.hidden_states, not the whole output"),
+        (((HIDDEN, None), [0]), "pass out.hidden_states, not the whole output"),
         (([HIDDEN] * 3, [1], "max"), "how is 'max', and must be one of sum, mean, concat"),
     ],
 )

@@ -26,6 +26,12 @@ def test_against_pytorch() -> None:
     assert cosine_distance(a[0], b[0]).shape == ()
 
 
+@pytest.mark.parametrize("size", [1e-38, 1e-25, 1e20, 1e38])
+def test_large_and_small_vectors(size: float) -> None:
+    torch.testing.assert_close(cosine_similarity(A * size, B), cosine_similarity(A, B))
+    assert cosine_similarity(torch.full((1, 768), 3000.0).half()).item() == pytest.approx(1, abs=2e-3)
+
+
 def test_single_vectors_count_as_one_row() -> None:
     assert cosine_similarity(A[0], B).shape == (1, 3)
     assert cosine_similarity(A[0], B[0]).shape == (1, 1)
@@ -37,7 +43,10 @@ def test_single_vectors_count_as_one_row() -> None:
         (lambda: cosine_similarity(A, torch.ones(2, 3)), r"with the same D; they are \(2, 2\), \(2, 3\)"),
         (lambda: cosine_similarity(A[None], A), r"a must be \(N, D\)"),
         (lambda: cosine_similarity(A, torch.zeros(2, 2)), "row 0 of b is all zeros"),
-        (lambda: cosine_similarity(A.long()), r"a must hold floating-point numbers; .* call a\.float\(\)"),
+        (lambda: cosine_similarity(A.long()), r"a must hold floating-point numbers, .* call a\.float\(\)"),
+        (lambda: cosine_similarity(A, [[1.0, 2.0]]), r"b must be a tensor, not list: torch\.as_tensor\(b\)"),
+        (lambda: cosine_similarity(A, A.double()), "a holds torch.float32 and b torch.float64: convert one"),
+        (lambda: cosine_similarity(A / 0), "row 0 of a is not finite"),
         (lambda: cosine_distance(A, B), r"of one shape .* they are \(2, 2\) and \(3, 2\)"),
         (lambda: cosine_distance(A[0], torch.zeros(2)), "v is all zeros"),
     ],

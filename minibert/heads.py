@@ -1,0 +1,357 @@
+"""What is trained on top of a BERT?
+
+Each class is a `BertModel`, reachable as `model.bert`, with one more layer or two. Given labels it also returns the
+loss that it is trained with. Names, arguments and losses are those of `transformers`.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minibert import weights
+from minibert.checkpoint import CONFIG_FILE, Pretrained
+from minibert.config import BertConfig, choose
+from minibert.errors import ConfigError, InputError
+from minibert.json_files import read_object
+from minibert.model import ACTIVATIONS, BertModel, BertOutput
+
+
+class HeadOutput(NamedTuple):
+    """What a model with one head returns. `out[0]` is the loss, or None without labels."""
+
+    loss: Tensor | None  # ()
+    logits: Tensor  # scores before any softmax; the class says their shape
+    hidden_states: tuple[Tensor, ...] | None = None  # L + 1 of (B, S, D)
+    attentions: tuple[Tensor, ...] | None = None  # L of (B, H, S, T)
+
+
+class PreTrainingOutput(NamedTuple):
+    """What `BertForPreTraining` returns."""
+
+    loss: Tensor | None  # ()
+    prediction_logits: Tensor  # (B, S, V)
+    seq_relationship_logits: Tensor  # (B, 2)
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class QuestionAnsweringOutput(NamedTuple):
+    """What `BertForQuestionAnswering` returns."""
+
+    loss: Tensor | None  # ()
+    start_logits: Tensor  # (B, S)
+    end_logits: Tensor  # (B, S)
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class MaskedLMHead(nn.Module):
+    """Scores every word of the vocabulary at every position (BERT, 3.1, task 1).
+
+    The decoder is tied: it has no weights but a bias, and scores with the word embedding table, which it is handed.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        if not config.tie_word_embeddings:
+            raise ConfigError("tie_word_embeddings is False, and minibert's decoder is the word embedding table")
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = choose(ACTIVATIONS, "hidden_act", config.hidden_act)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.empty(config.vocab_size))
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        transformed = self.norm(self.activation(self.dense(hidden)))  # (B, S, D) → (B, S, D)
+        return F.linear(transformed, word_embeddings, self.bias)  # (B, S, D) @ (D, V) → (B, S, V)
+
+
+class BertWithHead(Pretrained):
+    """What the classes below share: a BERT, a way to turn its output into scores, and a loss for them."""
+
+    needs_pooler = True
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.bert = BertModel(config, attention, add_pooling_layer=self.needs_pooler)
+
+    def score(self, out: BertOutput) -> Tensor:
+        """The logits."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What training makes small."""
+        return class_loss(logits, labels)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> HeadOutput:
+        """Inputs as for `BertModel`; `labels` as the class says, in the shape of the logits without their last axis.
+
+        Raises:
+            InputError: inputs or labels that do not fit; the message says which.
+        """
+        out = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
+        )
+        logits = self.score(out)
+        loss = None if labels is None else self.loss(logits, labels)
+        return HeadOutput(loss, logits, out.hidden_states, out.attentions)
+
+
+class BertForMaskedLM(BertWithHead):
+    """Which word belongs where: logits (B, S, V).
+
+    `labels` (B, S): the ids of the masked words, and -100, which no loss is computed for, everywhere else.
+    """
+
+    needs_pooler = False
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.masked_lm = MaskedLMHead(config)
+        self.initialise(self.masked_lm)
+
+    def score(self, out: BertOutput) -> Tensor:
+        return self.masked_lm(out.last_hidden_state, self.bert.embeddings.word_embeddings.weight)
+
+
+class BertForNextSentencePrediction(BertWithHead):
+    """Does the second text follow the first: logits (B, 2).
+
+    `labels` (B,): 0 where it does, 1 where it is a random one (BERT, 3.1, task 2).
+    """
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.next_sentence = nn.Linear(config.hidden_size, 2)
+        self.initialise(self.next_sentence)
+
+    def score(self, out: BertOutput) -> Tensor:
+        return self.next_sentence(out.pooler_output)  # (B, D) → (B, 2)
+
+
+class BertForPreTraining(BertWithHead):
+    """Both tasks that BERT is pretrained on: logits for words (B, S, V) and for the next sentence (B, 2)."""
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.masked_lm = MaskedLMHead(config)
+        self.next_sentence = nn.Linear(config.hidden_size, 2)
+        self.initialise(self.masked_lm, self.next_sentence)
+
+    def forward(  # type: ignore[override]  # two heads, two logits, two kinds of labels
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> PreTrainingOutput:
+        """As for the two heads alone; the loss is the sum of theirs and needs both kinds of labels."""
+        out = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
+        )
+        words = self.masked_lm(out.last_hidden_state, self.bert.embeddings.word_embeddings.weight)
+        follows = self.next_sentence(out.pooler_output)  # (B, D) → (B, 2)
+        loss = None
+        if labels is not None and next_sentence_label is not None:
+            loss = class_loss(words, labels) + class_loss(follows, next_sentence_label)
+        return PreTrainingOutput(loss, words, follows, out.hidden_states, out.attentions)
+
+
+class BertForSequenceClassification(BertWithHead):
+    """One of C classes, several, or a number, for a whole text or pair: logits (B, C) (BERT, 4.1).
+
+    `labels` and the loss, by `config.problem_type`:
+        "single_label_classification": (B,) whole numbers; cross entropy
+        "multi_label_classification": (B, C) of 0.0 and 1.0; binary cross entropy
+        "regression": (B,) or (B, C) numbers; mean squared error
+    Where the config says nothing, one label means regression, and otherwise the labels' own type decides.
+    """
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label))
+        self.initialise(self.classifier)
+
+    def score(self, out: BertOutput) -> Tensor:
+        return self.classifier(self.dropout(out.pooler_output))  # (B, D) → (B, C)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        problem = self.config.problem_type
+        if problem is None and logits.shape[-1] == 1:
+            problem = "regression"
+        if problem == "single_label_classification" or (problem is None and not labels.is_floating_point()):
+            return class_loss(logits, labels)
+        if labels.numel() != logits.numel():
+            raise InputError(f"labels must be {tuple(logits.shape)}, as the logits; they are {tuple(labels.shape)}")
+        if problem == "regression":
+            return F.mse_loss(logits, labels.view_as(logits))
+        return F.binary_cross_entropy_with_logits(logits, labels.view_as(logits))
+
+
+class BertForTokenClassification(BertWithHead):
+    """A class for every token, as in named-entity recognition: logits (B, S, C) (BERT, 5.3).
+
+    `labels` (B, S): classes, and -100 where no loss is wanted.
+    """
+
+    needs_pooler = False
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label))
+        self.initialise(self.classifier)
+
+    def score(self, out: BertOutput) -> Tensor:
+        return self.classifier(self.dropout(out.last_hidden_state))  # (B, S, D) → (B, S, C)
+
+
+class BertForMultipleChoice(BertWithHead):
+    """Which of N endings fits: inputs (B, N, S), logits (B, N) (BERT, 4.4). `labels` (B,): the right ending."""
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.dropout = nn.Dropout(classifier_dropout(config))
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.initialise(self.classifier)
+
+    def score(self, out: BertOutput) -> Tensor:
+        return self.classifier(self.dropout(out.pooler_output))  # (B·N, D) → (B·N, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> HeadOutput:
+        """Inputs (B, N, S); hidden states and attention maps are those of B·N texts."""
+        if input_ids.dim() != 3:
+            raise InputError(f"input_ids must be (batch, choices, sequence); it is {tuple(input_ids.shape)}")
+
+        def flat(inputs: Tensor | None) -> Tensor | None:
+            return None if inputs is None else inputs.flatten(0, 1)  # (B, N, S) → (B·N, S)
+
+        out = super().forward(
+            input_ids.flatten(0, 1),
+            flat(attention_mask),
+            flat(token_type_ids),
+            flat(position_ids),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = out.logits.view(input_ids.shape[:2])  # (B·N, 1) → (B, N)
+        return out._replace(logits=logits, loss=None if labels is None else class_loss(logits, labels))
+
+
+class BertForQuestionAnswering(BertWithHead):
+    """Where in the text an answer starts and ends: two logits for every token (BERT, 4.2).
+
+    `start_positions`, `end_positions` (B,): the tokens that it starts and ends with; one beyond the text is left out
+    of the loss, which is the mean of both.
+    """
+
+    needs_pooler = False
+
+    def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.initialise(self.qa_outputs)
+
+    def forward(  # type: ignore[override]  # two logits, two kinds of labels
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> QuestionAnsweringOutput:
+        """Inputs as for `BertModel`; the loss needs both positions."""
+        out = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
+        )
+        start, end = self.qa_outputs(out.last_hidden_state).unbind(dim=-1)  # (B, S, D) → (B, S, 2) → twice (B, S)
+        start, end = start.contiguous(), end.contiguous()
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            beyond = start.shape[1]  # the first place that no token has
+            start_loss = class_loss(start, start_positions.clamp(0, beyond), ignored=beyond)
+            loss = (start_loss + class_loss(end, end_positions.clamp(0, beyond), ignored=beyond)) / 2
+        return QuestionAnsweringOutput(loss, start, end, out.hidden_states, out.attentions)
+
+
+def classifier_dropout(config: BertConfig) -> float:
+    """The dropout before a classifier."""
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+
+
+def class_loss(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
+    """The cross entropy of logits (…, C) and labels (…), averaged over the labels that are not `ignored`."""
+    if labels.shape != logits.shape[:-1]:
+        raise InputError(
+            f"labels must be {tuple(logits.shape[:-1])}, one for each place; they are {tuple(labels.shape)}"
+        )
+    classes = logits.shape[-1]
+    if labels.is_floating_point() or not ((labels == ignored) | ((labels >= 0) & (labels < classes))).all():
+        raise InputError(f"labels must be whole numbers from 0 to {classes - 1}, or {ignored} where there is none")
+    return F.cross_entropy(logits.view(-1, classes), labels.view(-1), ignore_index=ignored)
+
+
+HEADS: dict[str, type[Pretrained]] = {
+    head.__name__: head
+    for head in (
+        BertForPreTraining,
+        BertForMaskedLM,
+        BertForNextSentencePrediction,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        BertForQuestionAnswering,
+        BertForMultipleChoice,
+    )
+}
+
+
+def model_class(folder: Path) -> type[Pretrained]:
+    """The class that has a place for every tensor of a checkpoint.
+
+    Its config says which under "architectures"; if it does not, the tensors do: `cls.predictions` and
+    `cls.seq_relationship` for the pretraining heads, `classifier` on the pooler or without one, `qa_outputs`.
+
+    Raises:
+        CheckpointNotFoundError, ConfigError, CheckpointError: as `from_pretrained` does.
+    """
+    named = read_object(folder / CONFIG_FILE, ConfigError).get("architectures")
+    if isinstance(named, list) and len(named) == 1 and named[0] in HEADS:
+        return HEADS[named[0]]
+    _, tensors = weights.read(folder)
+    names = " ".join(tensors)
+    words, follows = "cls.predictions." in names, "cls.seq_relationship." in names
+    if words or follows:
+        return BertForPreTraining if words and follows else BertForMaskedLM if words else BertForNextSentencePrediction
+    if "qa_outputs." in names:
+        return BertForQuestionAnswering
+    if "classifier." in names:
+        return BertForSequenceClassification if "pooler." in names else BertForTokenClassification
+    return BertModel

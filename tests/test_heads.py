@@ -1,0 +1,172 @@
+"""Every head beside its counterpart in transformers: outputs and losses bit for bit, gradients in float64."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import minibert
+from minibert import BertConfig
+from minibert.checkpoint import Pretrained, checkpoint_name, parameter_name
+from minibert.errors import ConfigError, InputError
+
+CONFIG = BertConfig(
+    vocab_size=50,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=20,
+    id2label=("O", "PER", "LOC"),
+)
+B, S, N = 3, 7, 4  # rows, tokens, choices
+DRAW = torch.Generator().manual_seed(5)
+
+
+def ids(*shape: int, below: int = CONFIG.vocab_size) -> Tensor:
+    return torch.randint(below, shape, generator=DRAW)
+
+
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0]])
+INPUTS = {"input_ids": ids(B, S), "attention_mask": MASK, "token_type_ids": ids(B, S, below=2)}
+CHOICES = {"input_ids": ids(2, N, S), "attention_mask": ids(2, N, S, below=2).index_fill(2, torch.tensor(0), 1)}
+WORDS = ids(B, S).masked_fill(ids(B, S, below=2) == 0, -100)
+FOLLOWS = torch.tensor([0, 1, 1])
+ONE_LABEL = {"id2label": ("score",)}
+
+# What to call it, the class, its inputs and labels, and changes to the config.
+CASES: dict[str, tuple[str, dict[str, Tensor], dict[str, Any]]] = {
+    "pretraining": (
+        "BertForPreTraining",
+        {**INPUTS, "labels": WORDS, "next_sentence_label": FOLLOWS},
+        {},
+    ),
+    "masked words": ("BertForMaskedLM", {**INPUTS, "labels": WORDS}, {}),
+    "masked words, tanh GELU": ("BertForMaskedLM", {**INPUTS, "labels": WORDS}, {"hidden_act": "gelu_new"}),
+    "next sentence": ("BertForNextSentencePrediction", {**INPUTS, "labels": FOLLOWS}, {}),
+    "a class": ("BertForSequenceClassification", {**INPUTS, "labels": torch.tensor([2, 0, 1])}, {}),
+    "several classes": ("BertForSequenceClassification", {**INPUTS, "labels": ids(B, 3, below=2).float()}, {}),
+    "a number": ("BertForSequenceClassification", {**INPUTS, "labels": torch.tensor([0.5, -1, 2])}, ONE_LABEL),
+    "numbers": (
+        "BertForSequenceClassification",
+        {**INPUTS, "labels": torch.randn(B, 3, generator=DRAW)},
+        {"problem_type": "regression"},
+    ),
+    "a class, named as such": (
+        "BertForSequenceClassification",
+        {**INPUTS, "labels": torch.tensor([2, 0, 1])},
+        {"problem_type": "single_label_classification", "classifier_dropout": 0.4},
+    ),
+    "a class per token": (
+        "BertForTokenClassification",
+        {**INPUTS, "labels": ids(B, S, below=3).masked_fill(MASK == 0, -100)},
+        {},
+    ),
+    "an answer": (
+        "BertForQuestionAnswering",
+        {**INPUTS, "start_positions": torch.tensor([1, 9, 0]), "end_positions": torch.tensor([3, 9, 1])},
+        {"id2label": ("start", "end")},
+    ),
+    "a choice": ("BertForMultipleChoice", {**CHOICES, "labels": torch.tensor([3, 0])}, {}),
+}
+
+
+def twins(case: str, attention: str, dtype: torch.dtype = torch.float32) -> tuple[Pretrained, nn.Module, dict]:
+    name, inputs, changes = CASES[case]
+    config = dataclasses.replace(CONFIG, **{**changes, "num_labels": len(changes.get("id2label", CONFIG.id2label))})
+    theirs = getattr(transformers, name)(transformers.BertConfig(**config.to_dict(), attn_implementation=attention))
+    theirs = theirs.to(dtype).eval()
+    generator = torch.Generator().manual_seed(0)
+    for key, parameter in theirs.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+        parameter.data = (1 if key.endswith("LayerNorm.weight") else 0) + 0.3 * noise
+    theirs.tie_weights()
+    ours = getattr(minibert, name)(config, attention=attention).to(dtype).eval()
+    ours.load_state_dict({parameter_name(key): value for key, value in theirs.named_parameters()})
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+    return ours, theirs, inputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_outputs_and_losses_are_equal(case: str, attention: str, dtype: torch.dtype) -> None:
+    ours, theirs, inputs = twins(case, attention, dtype)
+    maps = attention == "eager"
+    a = ours(**inputs, output_hidden_states=True, output_attentions=maps)
+    b = theirs(**inputs, output_hidden_states=True, output_attentions=maps)
+    assert a.loss is not None
+    assert a.loss.isfinite()
+    for name in a._fields:
+        x, y = getattr(a, name), getattr(b, name)
+        if isinstance(x, tuple):
+            assert all(torch.equal(one, other) for one, other in zip(x, y, strict=True)), name
+        elif x is not None:
+            assert torch.equal(x, y), name
+    labels = {"labels", "next_sentence_label", "start_positions", "end_positions"}
+    assert ours(**{name: value for name, value in inputs.items() if name not in labels}).loss is None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_agree(case: str) -> None:
+    """In float64, for every parameter; the backward pass adds up in another order, so not to the last bit."""
+    ours, theirs, inputs = twins(case, "eager", torch.float64)
+    ours(**inputs).loss.backward()
+    theirs(**inputs).loss.backward()
+    their_gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    assert len(their_gradients) == len(list(ours.parameters()))
+    for name, parameter in ours.named_parameters():
+        theirs_too = their_gradients[checkpoint_name(name)]
+        if parameter.grad is None:  # the segment or pooler that this loss does not see
+            assert theirs_too is None, name
+        else:
+            torch.testing.assert_close(parameter.grad, theirs_too, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dropout_draws_the_same_numbers(case: str) -> None:
+    ours, theirs, inputs = twins(case, "eager")
+    losses = []
+    for model in (ours.train(), theirs.train()):
+        torch.manual_seed(1)
+        losses.append(model(**inputs).loss)
+    assert torch.equal(*losses)
+
+
+def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
+    """One tensor, in memory and in the file, before training and after it."""
+    model = minibert.BertForMaskedLM(CONFIG)
+    logits = model(INPUTS["input_ids"], labels=WORDS)
+    logits.loss.backward()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    model.save_pretrained(tmp_path)
+    assert "cls.predictions.decoder.weight" not in dict(minibert.weights.read(tmp_path)[1])
+    again = minibert.BertForMaskedLM.from_pretrained(tmp_path)
+    theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path)
+    assert theirs.cls.predictions.decoder.weight is theirs.bert.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        assert torch.equal(again(INPUTS["input_ids"]).logits, theirs(INPUTS["input_ids"]).logits)
+        again.bert.embeddings.word_embeddings.weight[7] *= 2
+        changed = (again(INPUTS["input_ids"]).logits != theirs(INPUTS["input_ids"]).logits)[0, :, 7]
+    assert changed.all()
+    with pytest.raises(ConfigError, match="tie_word_embeddings is False"):
+        minibert.BertForMaskedLM(dataclasses.replace(CONFIG, tie_word_embeddings=False))
+
+
+@pytest.mark.parametrize(
+    "name,inputs,message",
+    [
+        ("BertForMaskedLM", {**INPUTS, "labels": WORDS[:2]}, r"labels must be \(3, 7\), one for each place; they are"),
+        ("BertForMaskedLM", {**INPUTS, "labels": WORDS + 50}, "labels must be whole numbers from 0 to 49, or -100"),
+        ("BertForTokenClassification", {**INPUTS, "labels": ids(B, S).float()}, "labels must be whole numbers"),
+        ("BertForSequenceClassification", {**INPUTS, "labels": torch.ones(2)}, r"labels must be \(3, 3\), as the"),
+        ("BertForMultipleChoice", INPUTS, r"input_ids must be \(batch, choices, sequence\); it is \(3, 7\)"),
+    ],
+)
+def test_bad_labels(name: str, inputs: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        getattr(minibert, name)(CONFIG)(**inputs)
