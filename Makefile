@@ -4,16 +4,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/setup-done
 
-.PHONY: help demo test lint clean checkpoint
+.PHONY: help demo test test-hub lint clean checkpoint data
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: checkpoint  ## load the default checkpoint, show what it does, compare it with transformers
 	@$(BIN)/minibert demo
 
-test: checkpoint  ## the whole test suite
+test: checkpoint data  ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-hub: $(SETUP)  ## the published numbers of checkpoints that only the hub has; needs a network
+	HF_HUB_OFFLINE=0 $(BIN)/python -m pytest -m hub
 
 lint: $(SETUP)  ## formatting, style and types
 	$(BIN)/ruff check
@@ -33,3 +36,7 @@ $(SETUP): pyproject.toml constraints.txt
 
 checkpoint: $(SETUP)
 	@$(BIN)/minibert download
+
+data: $(SETUP)
+	@for name in bert_pretrained bert_ft bert_ft_10k_25s; do $(BIN)/minibert download rxnfp/$$name || exit 1; done
+	@$(BIN)/python tests/real_data.py

