@@ -1,7 +1,8 @@
-"""A small server on loopback that speaks as much of the hub's protocol as downloading takes."""
+"""A server on loopback that speaks as much of the hub's protocol as downloading takes, and can be made to fail."""
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,29 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves the files of one folder as the repository `REPOSITORY`, at one commit."""
+    """Serves the files of one folder as the repository `REPOSITORY`, at one commit.
+
+    Attributes:
+        commit: the commit that `main` is at.
+        status: the answer to every request, in place of the right one.
+        token: what a request must show.
+        cut: a file name, and after how many bytes the connection breaks when it is first asked for.
+        stall: the same, but the connection stays open and silent.
+        requests: what was asked, with the range if only a part was.
+    """
 
     daemon_threads = True
+    block_on_close = False
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
+        self.commit = COMMIT
+        self.status = 0
+        self.token = ""
+        self.cut: tuple[str, int] | None = None
+        self.stall: tuple[str, int] | None = None
+        self.stalled = threading.Event()
         self.requests: list[str] = []
 
     @property
@@ -38,36 +55,63 @@ class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
+        part = self.headers.get("Range", "")
+        self.server.requests.append(f"{self.command} {self.path} {part}".strip())
         path = self.path.partition("?")[0]
         files = self.server.files()
+        commit = self.server.commit
+        if self.server.status:
+            return self.answer(self.server.status, b"{}")
+        if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            return self.answer(401, b"{}", {"X-Error-Code": "RepoNotFound"})
         if path.startswith(f"/api/models/{REPOSITORY}/revision/"):
-            if path.rpartition("/")[2] not in ("main", COMMIT):
+            if path.rpartition("/")[2] not in ("main", commit):
                 return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             siblings = [{"rfilename": name} for name in files]
-            return self.answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode())
+            return self.answer(200, json.dumps({"id": REPOSITORY, "sha": commit, "siblings": siblings}).encode())
         if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
             tree = [
                 {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
                 for name, content in files.items()
             ]
             return self.answer(200, json.dumps(tree).encode())
-        prefix = f"/{REPOSITORY}/resolve/{COMMIT}/"
+        prefix = f"/{REPOSITORY}/resolve/{commit}/"
         if path.startswith(prefix) and path.removeprefix(prefix) in files:
-            content = files[path.removeprefix(prefix)]
-            etag = hashlib.sha1(content).hexdigest()
-            return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+            return self.send_file(path.removeprefix(prefix), files[path.removeprefix(prefix)], part)
         return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server asks for
 
-    def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def send_file(self, name: str, content: bytes, part: str) -> None:
+        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": self.server.commit}
+        headers["Accept-Ranges"] = "bytes"
+        start = re.match(r"bytes=(\d+)-", part)
+        status = 206 if start else 200
+        if start:
+            headers["Content-Range"] = f"bytes {start[1]}-{len(content) - 1}/{len(content)}"
+            content = content[int(start[1]) :]
+        for trouble in ("cut", "stall"):
+            planned = getattr(self.server, trouble)
+            if self.command == "GET" and planned and planned[0] == name:
+                setattr(self.server, trouble, None)
+                self.answer(status, content, headers, planned[1])
+                if trouble == "stall":
+                    self.server.stalled.set()
+                    threading.Event().wait(60)
+                self.close_connection = True
+                return
+        self.answer(status, content, headers)
+
+    def answer(
+        self, status: int, content: bytes, headers: dict[str, str] | None = None, most: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            self.wfile.write(content[:most])
+            self.wfile.flush()
 
     def log_message(self, *arguments: object) -> None:
         pass

