@@ -91,7 +91,7 @@ class BertConfig:
     tie_word_embeddings: bool = True
     classifier_dropout: float | None = None
     num_labels: int | None = None
-    id2label: tuple[str, ...] = ()
+    id2label: tuple[str, ...] = ()  # or a mapping from their numbers; always kept as a tuple
     problem_type: str | None = None
     dtype: str | None = None
 
@@ -112,6 +112,7 @@ class BertConfig:
                 raise ConfigError(f"{field} is {reprlib.repr(getattr(self, field))}, and must be one of {allowed}")
         if self.classifier_dropout is not None:
             _check_number("classifier_dropout", self.classifier_dropout, 0, 1)
+        object.__setattr__(self, "id2label", _labels(self.id2label))
         if self.num_labels is None:  # frozen: what is left out is filled in here and nowhere else
             object.__setattr__(self, "num_labels", len(self.id2label) or 2)
         _check_whole_number("num_labels", self.num_labels, 1, 1_000_000)
@@ -160,11 +161,8 @@ class BertConfig:
         known = {name: fields[name] for name in FIELDS if name in fields}
         if "torch_dtype" in fields:  # its older name
             known.setdefault("dtype", fields["torch_dtype"])
-        labels = known.get("id2label")
-        if labels is not None:
-            known["id2label"] = labels = _labels(labels)
-        if labels and known.get("num_labels") not in (None, len(labels)):
-            del known["id2label"]  # the count is newer than the names, as transformers sees it
+        if known.get("num_labels") not in (None, len(_labels(known.get("id2label")))):
+            known.pop("id2label", None)  # the count is newer than the names, as transformers sees it
         return cls(**known)
 
     @classmethod
@@ -198,13 +196,15 @@ FIELDS = tuple(field.name for field in dataclasses.fields(BertConfig))
 
 
 def _labels(id2label: Any) -> tuple[str, ...]:
-    """The names of the classes in order, from a JSON object {"0": name, …} or a sequence of names."""
+    """The names of the classes in order, from {0: name, …} with numbers or digits, or a sequence of names."""
     if isinstance(id2label, dict):
         try:
             numbered = {int(number): name for number, name in id2label.items()}
-        except ValueError:
+        except (TypeError, ValueError, OverflowError):
             numbered = {}
         id2label = [numbered.get(number) for number in range(len(id2label))]
+    if id2label is None:
+        return ()
     if not isinstance(id2label, list | tuple) or not all(isinstance(name, str) for name in id2label):
         raise ConfigError("id2label must name the classes 0, 1, 2, … without a gap")
     return tuple(id2label)

@@ -32,7 +32,9 @@ def test_labels() -> None:
     assert BertConfig().id2label == ("LABEL_0", "LABEL_1")
     assert BertConfig(num_labels=3).id2label == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert BertConfig(id2label=("PER", "LOC", "O")).num_labels == 3
+    assert BertConfig(id2label={1: "B", 0: "A"}).id2label == ("A", "B")
     assert BertConfig.from_dict({"id2label": {"1": "B", "0": "A"}}).id2label == ("A", "B")
+    assert BertConfig.from_dict({"id2label": None}).num_labels == 2
     # Old files have a count that is newer than the names; transformers goes by the count, too.
     old = {"num_labels": 4, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
     assert BertConfig.from_dict(old).num_labels == transformers.BertConfig(**old).num_labels == 4
