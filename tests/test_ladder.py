@@ -38,7 +38,6 @@ CONFIGS = {
     "large eps": dataclasses.replace(SMALL, layer_norm_eps=1e-2),
     "no padding id": dataclasses.replace(SMALL, pad_token_id=None),
     "another padding id": dataclasses.replace(SMALL, pad_token_id=7),
-    "as wide as BERT-base": dataclasses.replace(SMALL, hidden_size=768, num_attention_heads=12, intermediate_size=3072),
     **{name: dataclasses.replace(SMALL, hidden_act=name) for name in ACTIVATIONS},
 }
 

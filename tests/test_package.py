@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import minibert
+from minibert.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,7 +47,7 @@ def test_the_code_of_the_readme_runs(checkpoint: Path, block: str, monkeypatch: 
 
 def test_the_readme_shows_the_real_demo(checkpoint: Path) -> None:
     (shown,) = re.findall(r"```text\n(sentence-transformers/all-MiniLM-L6-v2: BERT.*?)```", README, re.S)
-    printed = subprocess.run([sys.executable, "-m", "minibert", "demo"], capture_output=True, text=True).stdout
+    printed = CliRunner().invoke(main, ["demo"]).stdout
     number = r"-?\d+\.\d{4}"  # another processor may round the last digit otherwise
     assert re.sub(number, "#", shown) == re.sub(number, "#", printed)
     for ours, theirs in zip(re.findall(number, shown), re.findall(number, printed), strict=True):
