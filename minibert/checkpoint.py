@@ -113,10 +113,10 @@ class Pretrained(nn.Module):
         std = self.config.initializer_range
         for module in (module for part in parts for module in part.modules()):
             for name, parameter in module.named_parameters(recurse=False):
-                if name == "bias" or not std:
-                    nn.init.zeros_(parameter)
-                elif isinstance(module, nn.LayerNorm):
+                if isinstance(module, nn.LayerNorm) and name == "weight":
                     nn.init.ones_(parameter)
+                elif name == "bias" or std == 0:
+                    nn.init.zeros_(parameter)
                 else:
                     nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:

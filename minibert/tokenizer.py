@@ -225,9 +225,9 @@ class BertTokenizer:
         Raises:
             TokenizerError: an id outside the vocabulary.
         """
-        if not isinstance(ids, int) and not (isinstance(ids, Tensor) and ids.dim() == 0):
-            return [self.convert_ids_to_tokens(number) for number in _as_ids(ids)]
-        (number,) = _as_ids([ids])
+        number = ids.tolist() if hasattr(ids, "tolist") else ids  # a tensor or array, of one number or a row
+        if not isinstance(number, int):
+            return [self.convert_ids_to_tokens(each) for each in _as_ids(ids)]
         found = self.tokenizer.id_to_token(number) if 0 <= number < 1 << 32 else None
         if found is None:
             raise TokenizerError(f"id {number} is not in the vocabulary of {len(self)} tokens")

@@ -180,3 +180,19 @@ def test_errors_are_also_the_builtin_that_fits(folder: Path) -> None:
     for error, builtin in ((CheckpointError, ValueError), (CheckpointNotFoundError, FileNotFoundError)):
         assert issubclass(error, MinibertError)
         assert issubclass(error, builtin)
+
+
+def test_how_parameters_start() -> None:
+    """Cut off at two standard deviations; LayerNorms at 1, biases and the padding embedding at 0."""
+    model = BertModel(BertConfig(vocab_size=500, num_hidden_layers=1, initializer_range=0.05))
+    weight = model.encoder.layers[0].feed_forward.expand.weight
+    assert weight.abs().max() <= 0.1
+    assert weight.std().item() == pytest.approx(0.05 * 0.88, rel=0.01)  # what the cut leaves of the deviation
+    assert model.embeddings.word_embeddings.weight[1:].std().item() == pytest.approx(0.05 * 0.88, rel=0.01)
+    assert not model.embeddings.word_embeddings.weight[0].any()
+    for name, parameter in model.named_parameters():
+        if "norm" in name or name.endswith("bias"):
+            assert (parameter == (1 if name.endswith("norm.weight") else 0)).all(), name
+    flat = BertModel(dataclasses.replace(TINY, initializer_range=0))
+    assert (flat.embeddings.norm.weight == 1).all()
+    assert not flat.pooler.dense.weight.any()

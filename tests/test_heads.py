@@ -6,22 +6,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from test_ladder import SMALL
 from torch import Tensor, nn
 
 import minibert
-from minibert import BertConfig
 from minibert.checkpoint import Pretrained, checkpoint_name, parameter_name
 from minibert.errors import ConfigError, InputError
 
-CONFIG = BertConfig(
-    vocab_size=50,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=20,
-    id2label=("O", "PER", "LOC"),
-)
+CONFIG = dataclasses.replace(SMALL, num_labels=3, id2label=("O", "PER", "LOC"))
 B, S, N = 3, 7, 4  # rows, tokens, choices
 DRAW = torch.Generator().manual_seed(5)
 

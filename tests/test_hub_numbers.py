@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_real_checkpoint import SIX
 
 from minibert import BertForMaskedLM, BertModel, BertTokenizer, cosine_distance, cosine_similarity, mean_pool, store
 
@@ -62,15 +63,7 @@ def test_bert_base_uncased_sentences(uncased: Path) -> None:
 @torch.no_grad()
 def test_bert_base_nli_mean_tokens() -> None:
     name = "sentence-transformers/bert-base-nli-mean-tokens"
-    sentences = [
-        "Three years later, the coffin was still full of Jello.",
-        "The fish dreamed of escaping the fishbowl and into the toilet where he saw his friend go.",
-        "The person box was packed with jelly many dozens of months later.",
-        "Standing on one's head at job interviews forms a lasting impression.",
-        "It took him a month to finish the meal.",
-        "He found a leprechaun in his walnut shell.",
-    ]
-    inputs = BertTokenizer.from_pretrained(name)(sentences)
+    inputs = BertTokenizer.from_pretrained(name)(SIX)
     vectors = mean_pool(BertModel.from_pretrained(name)(**inputs).last_hidden_state, inputs["attention_mask"])
     published = [0.3308892, 0.7219259, 0.17475471, 0.44709635, 0.5548363]
     assert cosine_similarity(vectors[0], vectors[1:])[0].tolist() == pytest.approx(published, abs=1e-5)

@@ -1,8 +1,11 @@
+import copy
 import json
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -149,6 +152,43 @@ def test_bad_texts(tokenizer: BertTokenizer, arguments: tuple, error: type[Excep
         tokenizer(*arguments)
 
 
+@pytest.mark.parametrize(
+    "option,value",
+    [("padding", False), ("padding", "max-length"), ("truncation", "only_first"), ("padding_side", "lft")],
+)
+def test_options_that_there_are_not(tokenizer: BertTokenizer, option: str, value: object) -> None:
+    with pytest.raises(TextError, match=f"{option} is {value!r}, and must be "):
+        tokenizer("text", **{option: value})
+    with pytest.raises(TextError, match="return_tensors is 'np', and must be 'pt'"):
+        tokenizer("text", return_tensors="np")
+
+
+def test_a_pair_keeps_a_token_of_each(tokenizer: BertTokenizer) -> None:
+    assert tokenizer("a b c", "d e f", truncation=True, max_length=5).tokens() == ["[CLS]", "a", "[SEP]", "d", "[SEP]"]
+    with pytest.raises(TextError, match="max_length is 4, and must be from 5"):
+        tokenizer("a b c", "d e f", truncation=True, max_length=4)
+
+
+def test_copies(tokenizer: BertTokenizer) -> None:
+    """For worker processes; a lock of one copy is none of the other's business."""
+    for again in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+        assert again(TEXTS)["input_ids"].tolist() == tokenizer(TEXTS)["input_ids"].tolist()
+        assert again.model_max_length == tokenizer.model_max_length
+
+
+@pytest.mark.parametrize(
+    "config", [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
+)
+def test_the_config_has_the_last_word(checkpoint: Path, tmp_path: Path, config: dict) -> None:
+    """Over tokenizer.json, as in transformers."""
+    shutil.copy(checkpoint / "tokenizer.json", tmp_path)
+    shutil.copy(checkpoint / "vocab.txt", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "BertTokenizer"}))
+    ours, theirs = BertTokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("The Café of 東京", TEXTS[4], TEXTS[5]):
+        assert ours.tokenize(text) == theirs.tokenize(text)
+
+
 @pytest.mark.parametrize("limit", [-1, 2, 513])
 def test_bad_max_length(tokenizer: BertTokenizer, limit: int) -> None:
     with pytest.raises(TextError, match=f"max_length is {limit}, and must be from 3, .* to the model's limit of 512"):
@@ -158,6 +198,15 @@ def test_bad_max_length(tokenizer: BertTokenizer, limit: int) -> None:
 def test_unknown_tokens_and_ids(tokenizer: BertTokenizer) -> None:
     with pytest.raises(TokenizerError, match=r"'Dutchman' is not in the vocabulary; tokenize\(\) makes it dutch ##man"):
         tokenizer.convert_tokens_to_ids("Dutchman")
+    for ids in ("101", None, 1.5, [[101]], [1.5], torch.tensor([1.5])):
+        with pytest.raises(TokenizerError, match="ids must be"):
+            tokenizer.convert_ids_to_tokens(ids)
+    assert tokenizer.convert_ids_to_tokens(numpy.array([101, 102])) == ["[CLS]", "[SEP]"]
+    assert (
+        tokenizer.convert_ids_to_tokens(numpy.int64(101))
+        == tokenizer.convert_ids_to_tokens(torch.tensor(101))
+        == "[CLS]"
+    )
     with pytest.raises(TokenizerError, match="id 30522 is not in the vocabulary of 30522 tokens"):
         tokenizer.convert_ids_to_tokens(30_522)
     with pytest.raises(TokenizerError, match="id -1 is not in the vocabulary"):
