@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
-from minibert import __version__
+from minibert import BertForPreTraining, __version__, store
 from minibert.cli import main
 from minibert.tables import table
 
@@ -70,6 +71,57 @@ def test_similarity(checkpoint: Path) -> None:
     values = [[float(value) for value in re.findall(r"-?\d\.\d{4}", line)] for line in lines[1:]]
     assert values[0][0] == values[1][1] == values[2][2] == 1
     assert values[0][1] == values[1][0] > 0.5 > values[0][2]
+
+
+def test_list(checkpoint: Path) -> None:
+    lines = run("list").output.splitlines()
+    assert lines[0].split() == ["name", "licence", "what", "it", "is"]
+    assert lines[1].startswith("✓  sentence-transformers/all-MiniLM-L6-v2 ")
+    assert sum(line.startswith(("✓  ", "   ")) for line in lines[1:]) == len(store.catalogue())
+
+
+def test_info_with_every_tensor(reactions: Path) -> None:
+    lines = run("info", str(reactions / "bert_pretrained"), "--tensors").output.splitlines()
+    rows = {line.split()[0]: line for line in lines[1:208]}
+    assert len(rows) == 207
+    assert rows["cls.predictions.bias"].split()[1:] == ["masked_lm.bias", "591", "float32", "used"]
+    assert rows["cls.predictions.decoder.weight"].endswith(" the decoder is the embedding table")
+    assert any(line.startswith("masked_lm ") for line in lines)
+    assert "206 used, 1 tied" in lines
+
+
+def test_convert(reactions: Path, tmp_path: Path) -> None:
+    result = run("convert", str(reactions / "bert_pretrained"), str(tmp_path / "clean"))
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith(f"written to {tmp_path / 'clean'}\n")
+    assert sorted(file.name for file in (tmp_path / "clean").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+    ]
+    before = BertForPreTraining.from_pretrained(reactions / "bert_pretrained")
+    after = BertForPreTraining.from_pretrained(tmp_path / "clean")
+    assert all(story.status == "used" for story in after.load_report.tensors)
+    for name, parameter in before.named_parameters():
+        assert torch.equal(parameter, after.get_parameter(name))
+
+
+def test_fill_mask(checkpoint: Path, reactions: Path) -> None:
+    model = ("--model", str(reactions / "bert_pretrained"))
+    result = run("fill-mask", "n c 1 c c c c 2 c n c [MASK] c 1 2", "-k", "3", *model)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.output.splitlines()]
+    assert lines[0] == ["[MASK]", "token", "12"]
+    chances = [float(line[-1]) for line in lines[1:]]
+    assert len(chances) == 3
+    assert chances == sorted(chances, reverse=True)
+    assert lines[1][0] == "c"
+    unmasked = run("fill-mask", "no mask here", *model)
+    assert unmasked.exit_code == 2
+    assert "the text has no [MASK], in capitals and brackets, to be filled" in unmasked.output
+    headless = run("fill-mask", "a [MASK] here", "--model", str(checkpoint))
+    assert headless.exit_code == 1
+    assert "has no head for masked words: take a pretrained checkpoint" in headless.output
 
 
 def test_the_demo(checkpoint: Path) -> None:
