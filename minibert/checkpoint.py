@@ -175,14 +175,14 @@ class Pretrained(nn.Module):
                 model = cls(config, attention=attention)
         except ConfigError as error:
             raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from None
-        bare = {_canonical(name)[0] for name in found}
+        there = {usual_name(name).partition(".")[0] for name in found}
         for part in model.optional:
-            if not any(name.startswith(f"{part}.") for name in bare):
+            if part not in there:
                 setattr(model, part, None)
         report, tensors = match(file, found, model)
         model.load_state_dict(tensors, strict=False, assign=True)
         new = [tensor.parameter or "" for tensor in report.with_status("new")]
-        for part in {name.rpartition(".")[0] for name in new}:
+        for part in dict.fromkeys(name.rpartition(".")[0] for name in new):  # in one order, for reproducible numbers
             empty = model.get_submodule(part).to_empty(device="cpu", recurse=False)
             model.initialise(empty.to(next(iter(tensors.values())).dtype))
         model.load_report = report
@@ -198,14 +198,20 @@ class Pretrained(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes `config.json` and `model.safetensors` in the layout that `transformers` reads as well.
 
-        Both files are written beside their places and then put there, each in one step: an interrupted save leaves
-        the old ones whole. The tokenizer's files are not the model's to write: copy them from where it was loaded.
+        Both files are written beside their places and then put there, each in one step, the config last: whenever a
+        save is interrupted, each file is whole, the old one or the new. The tokenizer's files are not the model's to
+        write: copy them from where it was loaded.
 
         Raises:
             StoreError: the folder cannot be written to.
         """
         folder = Path(folder)
-        tensors = {checkpoint_name(name): tensor.contiguous() for name, tensor in self.state_dict().items()}
+        tensors: dict[str, Tensor] = {}
+        addresses: set[int] = set()
+        for name, tensor in self.state_dict().items():
+            shared = tensor.data_ptr() in addresses  # as in a model whose layers are one: the file has copies
+            tensors[checkpoint_name(name)] = tensor.clone() if shared else tensor.contiguous()
+            addresses.add(tensor.data_ptr())
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         fields = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": dtype}
         text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
@@ -274,8 +280,10 @@ def match(file: Path, found: Mapping[str, Tensor], model: Pretrained) -> tuple[L
             status: Status = "used" if name == checkpoint_name(parameter) else "renamed"
             reason = dialect or "the base model's name without its prefix"
             stories.append(_story(name, parameter, tensor, status, "" if status == "used" else reason))
-        elif torch.equal(tensor, found[taken[parameter]]):
+        elif torch.equal(tensor.nan_to_num(), found[taken[parameter]].nan_to_num()):
             stories.append(_story(name, parameter, tensor, "tied", dialect))
+        elif "decoder" in name and not hasattr(model, "masked_lm"):
+            stories.append(_story(name, None, tensor, "ignored", f"of a head that {kind} does not have"))
         else:
             problems.append(f"{name} and {taken[parameter]} are one parameter, and differ")
 
@@ -296,6 +304,11 @@ def match(file: Path, found: Mapping[str, Tensor], model: Pretrained) -> tuple[L
     dtype = getattr(torch, named) if named else widest
     report = LoadReport(str(file), kind, tuple(stories))
     return report, {parameter: tensor.to(dtype) for parameter, tensor in tensors.items()}
+
+
+def usual_name(name: str) -> str:
+    """The usual name of a tensor of any dialect, without the prefix of the base model."""
+    return _canonical(name)[0]
 
 
 def _canonical(name: str) -> tuple[str, str]:

@@ -14,14 +14,14 @@ from minibert import __version__, store
 from minibert.checkpoint import Pretrained
 from minibert.config import BertConfig
 from minibert.demo import demo
-from minibert.errors import MinibertError, NewParametersWarning
+from minibert.errors import MinibertError, NewParametersWarning, StoreError
 from minibert.heads import BertForMaskedLM, model_class
 from minibert.model import BertModel, Encoder
 from minibert.pooling import mean_pool
 from minibert.similarity import cosine_similarity
 from minibert.tables import matrix, table
-from minibert.tokenizer import FILES as TOKENIZER_FILES
 from minibert.tokenizer import BertTokenizer
+from minibert.weights import FORMS
 
 
 class Commands(click.Group):
@@ -101,7 +101,9 @@ def info(name: str, tensors: bool) -> None:
     click.echo(table(count_parameters(model), right=(2,)))
     click.echo()
     file = Path(model.load_report.source)
-    click.echo(f"{model.load_report}\n{file.stat().st_size:,} bytes, sha256 {store.sha256(file)}")
+    click.echo(model.load_report)
+    for part in sorted(file.parent.glob(FORMS[file.name])) if FORMS[file.name] else [file]:
+        click.echo(f"{part.stat().st_size:,} bytes, sha256 {store.sha256(part)}")
 
 
 @main.command()
@@ -168,7 +170,8 @@ def fill_mask(text: str, top_k: int, name: str) -> None:
             raise click.ClickException(f"{name} has no head for masked words: take a pretrained checkpoint") from None
     probabilities = model(**inputs).logits[0].softmax(dim=-1)  # (S, V)
     for place in places:
-        best = probabilities[place].topk(min(top_k, len(tokenizer)))
+        known = probabilities[place, : len(tokenizer)]  # some vocabularies are filled up to a round number
+        best = known.topk(min(top_k, len(known)))
         words = [tokenizer.decode([number]) for number in best.indices.tolist()]
         chances = [f"{chance:.4f}" for chance in best.values.tolist()]
         click.echo(table([["[MASK]", f"token {place}"], *zip(words, chances, strict=True)], right=(1,)))
@@ -184,12 +187,15 @@ def convert(name: str, folder: str) -> None:
     Example:
       minibert convert allenai/scibert_scivocab_uncased ./scibert
     """
-    source = store.resolve(name)
+    source, target = store.resolve(name), Path(folder)
     model = model_class(source).from_pretrained(source)
-    model.save_pretrained(folder)
-    for file in TOKENIZER_FILES:
-        if (source / file).is_file() and source.resolve() != Path(folder).resolve():
-            shutil.copyfile(source / file, Path(folder) / file)
+    model.save_pretrained(target)
+    try:
+        for file in store.TOKENIZER_FILES:
+            if (source / file).is_file() and source.resolve() != target.resolve():
+                shutil.copyfile(source / file, target / file)
+    except OSError as error:
+        raise StoreError(f"cannot copy the tokenizer's files to {folder}: {error}") from None
     click.echo(f"{model.load_report}\nwritten to {folder}")
 
 

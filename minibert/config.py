@@ -115,7 +115,7 @@ class BertConfig:
         object.__setattr__(self, "id2label", _labels(self.id2label))
         if self.num_labels is None:  # frozen: what is left out is filled in here and nowhere else
             object.__setattr__(self, "num_labels", len(self.id2label) or 2)
-        _check_whole_number("num_labels", self.num_labels, 1, 1_000_000)
+        _check_whole_number("num_labels", self.num_labels, 1, 100_000)
         if not self.id2label:
             object.__setattr__(self, "id2label", tuple(f"LABEL_{number}" for number in range(self.num_labels or 0)))
         if len(self.id2label) != self.num_labels:
@@ -178,6 +178,8 @@ class BertConfig:
         unknown = changes.keys() - set(FIELDS)
         if unknown:
             raise ConfigError(f"{min(unknown)} is no setting of a BERT; these are: {', '.join(FIELDS)}")
+        if "id2label" in changes:
+            fields.pop("num_labels", None)  # the names that are asked for count more than the file's number of them
         try:
             return cls.from_dict({**fields, **changes})
         except ConfigError as error:
@@ -205,8 +207,10 @@ def _labels(id2label: Any) -> tuple[str, ...]:
         id2label = [numbered.get(number) for number in range(len(id2label))]
     if id2label is None:
         return ()
+    if isinstance(id2label, list | tuple):  # some files have numbers for names
+        id2label = [str(name) if isinstance(name, int) else name for name in id2label]
     if not isinstance(id2label, list | tuple) or not all(isinstance(name, str) for name in id2label):
-        raise ConfigError("id2label must name the classes 0, 1, 2, … without a gap")
+        raise ConfigError("id2label must name the classes 0, 1, 2, … without a gap, in strings")
     return tuple(id2label)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert import weights
-from minibert.checkpoint import CONFIG_FILE, Pretrained
+from minibert.checkpoint import CONFIG_FILE, Pretrained, usual_name
 from minibert.config import BertConfig, choose
 from minibert.errors import ConfigError, InputError
 from minibert.json_files import read_object
@@ -104,6 +104,7 @@ class BertWithHead(Pretrained):
             input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
         )
         logits = self.score(out)
+        check_labels(labels=labels)
         loss = None if labels is None else self.loss(logits, labels)
         return HeadOutput(loss, logits, out.hidden_states, out.attentions)
 
@@ -166,6 +167,7 @@ class BertForPreTraining(BertWithHead):
         )
         words = self.masked_lm(out.last_hidden_state, self.bert.embeddings.word_embeddings.weight)
         follows = self.next_sentence(out.pooler_output)  # (B, D) → (B, 2)
+        check_labels(labels=labels, next_sentence_label=next_sentence_label)
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = class_loss(words, labels) + class_loss(follows, next_sentence_label)
@@ -197,11 +199,15 @@ class BertForSequenceClassification(BertWithHead):
             problem = "regression"
         if problem == "single_label_classification" or (problem is None and not labels.is_floating_point()):
             return class_loss(logits, labels)
-        if labels.numel() != logits.numel():
+        one = logits.shape[-1] == 1 and labels.shape == logits.shape[:-1]
+        if labels.shape != logits.shape and not one:
             raise InputError(f"labels must be {tuple(logits.shape)}, as the logits; they are {tuple(labels.shape)}")
+        labels = labels.to(logits.dtype).view_as(logits)
         if problem == "regression":
-            return F.mse_loss(logits, labels.view_as(logits))
-        return F.binary_cross_entropy_with_logits(logits, labels.view_as(logits))
+            return F.mse_loss(logits, labels)
+        if not ((labels == 0) | (labels == 1)).all():
+            raise InputError("labels of several classes must be 1 for each class that holds and 0 for the others")
+        return F.binary_cross_entropy_with_logits(logits, labels)
 
 
 class BertForTokenClassification(BertWithHead):
@@ -245,11 +251,15 @@ class BertForMultipleChoice(BertWithHead):
         output_attentions: bool = False,
     ) -> HeadOutput:
         """Inputs (B, N, S); hidden states and attention maps are those of B·N texts."""
-        if input_ids.dim() != 3:
-            raise InputError(f"input_ids must be (batch, choices, sequence); it is {tuple(input_ids.shape)}")
+        check_labels(input_ids=input_ids, labels=labels)
+        if input_ids is None or input_ids.dim() != 3 or 0 in input_ids.shape:
+            shape = "None" if input_ids is None else tuple(input_ids.shape)
+            raise InputError(f"input_ids must be (batch, choices, sequence) and not empty; it is {shape}")
 
         def flat(inputs: Tensor | None) -> Tensor | None:
-            return None if inputs is None else inputs.flatten(0, 1)  # (B, N, S) → (B·N, S)
+            if isinstance(inputs, Tensor) and inputs.shape != input_ids.shape:
+                raise InputError(f"every input must be {tuple(input_ids.shape)}; one is {tuple(inputs.shape)}")
+            return inputs.flatten(0, 1) if isinstance(inputs, Tensor) else inputs  # (B, N, S) → (B·N, S)
 
         out = super().forward(
             input_ids.flatten(0, 1),
@@ -294,6 +304,7 @@ class BertForQuestionAnswering(BertWithHead):
         )
         start, end = self.qa_outputs(out.last_hidden_state).unbind(dim=-1)  # (B, S, D) → (B, S, 2) → twice (B, S)
         start, end = start.contiguous(), end.contiguous()
+        check_labels(start_positions=start_positions, end_positions=end_positions)
         loss = None
         if start_positions is not None and end_positions is not None:
             beyond = start.shape[1]  # the first place that no token has
@@ -307,6 +318,13 @@ def classifier_dropout(config: BertConfig) -> float:
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
+def check_labels(**labels: Tensor | None) -> None:
+    """Raises an `InputError` for labels that are no tensor."""
+    for name, value in labels.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise InputError(f"{name} must be a tensor, not {type(value).__name__}: torch.tensor({name})")
+
+
 def class_loss(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
     """The cross entropy of logits (…, C) and labels (…), averaged over the labels that are not `ignored`."""
     if labels.shape != logits.shape[:-1]:
@@ -316,7 +334,7 @@ def class_loss(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
     classes = logits.shape[-1]
     if labels.is_floating_point() or not ((labels == ignored) | ((labels >= 0) & (labels < classes))).all():
         raise InputError(f"labels must be whole numbers from 0 to {classes - 1}, or {ignored} where there is none")
-    return F.cross_entropy(logits.view(-1, classes), labels.view(-1), ignore_index=ignored)
+    return F.cross_entropy(logits.view(-1, classes), labels.long().view(-1), ignore_index=ignored)
 
 
 HEADS: dict[str, type[Pretrained]] = {
@@ -334,24 +352,25 @@ HEADS: dict[str, type[Pretrained]] = {
 
 
 def model_class(folder: Path) -> type[Pretrained]:
-    """The class that has a place for every tensor of a checkpoint.
+    """The class that has a place for every head of a checkpoint.
 
-    Its config says which under "architectures"; if it does not, the tensors do: `cls.predictions` and
-    `cls.seq_relationship` for the pretraining heads, `classifier` on the pooler or without one, `qa_outputs`.
+    The tensors say which heads there are. Only what they cannot tell, a classifier of texts from one of tokens or
+    choices, is taken from "architectures" in the config.
 
     Raises:
         CheckpointNotFoundError, ConfigError, CheckpointError: as `from_pretrained` does.
     """
-    named = read_object(folder / CONFIG_FILE, ConfigError).get("architectures")
-    if isinstance(named, list) and len(named) == 1 and named[0] in HEADS:
-        return HEADS[named[0]]
-    _, tensors = weights.read(folder)
-    names = " ".join(tensors)
-    words, follows = "cls.predictions." in names, "cls.seq_relationship." in names
+    fields = read_object(folder / CONFIG_FILE, ConfigError)
+    parts = {usual_name(name).rpartition(".")[0] for name in weights.read(folder)[1]}
+    words, follows = "cls.predictions" in parts, "cls.seq_relationship" in parts
     if words or follows:
         return BertForPreTraining if words and follows else BertForMaskedLM if words else BertForNextSentencePrediction
-    if "qa_outputs." in names:
+    if "qa_outputs" in parts:
         return BertForQuestionAnswering
-    if "classifier." in names:
-        return BertForSequenceClassification if "pooler." in names else BertForTokenClassification
+    if "classifier" in parts:
+        named = fields.get("architectures")
+        for kind in (BertForSequenceClassification, BertForTokenClassification, BertForMultipleChoice):
+            if isinstance(named, list) and kind.__name__ in named:
+                return kind
+        return BertForSequenceClassification if "pooler.dense" in parts else BertForTokenClassification
     return BertModel

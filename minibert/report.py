@@ -44,10 +44,8 @@ class LoadReport:
     def __str__(self) -> str:
         counts = Counter(tensor.status for tensor in self.tensors)
         lines = [f"{self.model} from {self.source}", ", ".join(f"{count} {status}" for status, count in counts.items())]
-        for reason, count in Counter(
-            (tensor.status, tensor.reason) for tensor in self.tensors if tensor.reason
-        ).items():
-            lines.append(f"  {count} {reason[0]}: {reason[1]}")
+        reasons = Counter((tensor.status, tensor.reason) for tensor in self.tensors if tensor.reason)
+        lines += [f"  {count} {status}: {reason}" for (status, reason), count in reasons.items()]
         return "\n".join(lines)
 
     def table(self) -> str:

@@ -29,15 +29,18 @@ from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadErro
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 # What `download` takes of a repository on the hub that the catalogue does not know.
 FILES = (
     "config.json",
     *weights.PATTERNS,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
+    *TOKENIZER_FILES,
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",

@@ -21,7 +21,7 @@ from minibert import store
 from minibert.errors import CheckpointNotFoundError, TextError, TextTypeError, TokenizerError
 from minibert.json_files import read_object
 
-FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
+FILES = (*store.TOKENIZER_FILES, "config.json")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 Text = str | tuple[str, str]  # one text, or a pair of texts
@@ -126,6 +126,7 @@ class BertTokenizer:
             raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
         try:
             _apply(settings, tokenizer)
+            _add_tokens(folder, settings, tokenizer)
             pad_token = settings.get("pad_token") or "[PAD]"
             pad_token = pad_token.get("content") if isinstance(pad_token, dict) else pad_token
             positions = _read_json(folder / "config.json").get("max_position_embeddings")
@@ -345,6 +346,42 @@ def _apply(settings: dict[str, Any], tokenizer: Tokenizer) -> None:
         raise TokenizerError(f"never_split in tokenizer_config.json must be a list of tokens, not {never_split!r}")
     known = [token for token in never_split if tokenizer.token_to_id(token) is not None]
     tokenizer.add_tokens([AddedToken(token, normalized=False, single_word=True) for token in known])
+
+
+def _add_tokens(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Adds the tokens that a checkpoint's files have beside the vocabulary, each under the number it has there."""
+    numbered: dict[int, AddedToken] = {}
+    for content, number in _read_json(folder / "added_tokens.json").items():
+        numbered[_token_number(number, content)] = AddedToken(content)
+    decoder = settings.get("added_tokens_decoder") or {}
+    for number, fields in decoder.items() if isinstance(decoder, dict) else ():
+        known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+        try:
+            token = AddedToken(**{name: fields[name] for name in known if name in fields})
+        except (TypeError, AttributeError):
+            raise TokenizerError(f"added_tokens_decoder has {reprlib.repr(fields)}, which is no token") from None
+        numbered[_token_number(number, token.content)] = token
+    for number, token in sorted(numbered.items()):
+        tokenizer.add_tokens([token])
+        if tokenizer.token_to_id(token.content) != number:
+            raise TokenizerError(
+                f"the token {token.content!r} is number {number} in the checkpoint's files, and would become "
+                f"{tokenizer.token_to_id(token.content)}: a token before it is missing"
+            )
+    for fields in (_read_json(folder / "special_tokens_map.json"), settings):
+        special = fields.get("additional_special_tokens") or []
+        for entry in special if isinstance(special, list) else [special]:
+            name = entry.get("content") if isinstance(entry, dict) else entry
+            if not isinstance(name, str) or not name:
+                raise TokenizerError(f"additional_special_tokens has {reprlib.repr(entry)}, which is no token")
+            tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+
+
+def _token_number(number: object, token: str) -> int:
+    try:
+        return int(str(number))
+    except ValueError:
+        raise TokenizerError(f"the added token {token!r} has the number {reprlib.repr(number)}") from None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

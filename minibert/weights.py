@@ -77,6 +77,11 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{file}: {name} is not stored as plain numbers")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise CheckpointError(f"{file}: {name} of shape {tuple(tensor.shape)} has not that many numbers behind it")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if size > 2 * file.stat().st_size:  # a tied decoder is there twice and stored once; nothing else is
+        raise CheckpointError(
+            f"{file} holds tensors of {size:,} bytes that share {file.stat().st_size:,} bytes of memory"
+        )
     return tensors  # as they are stored: a matrix that lies transposed in memory multiplies with other rounding
 
 

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from click.testing import CliRunner, Result
 
 from minibert import BertForPreTraining, __version__, store
@@ -99,6 +101,8 @@ def test_convert(reactions: Path, tmp_path: Path) -> None:
         "model.safetensors",
         "vocab.txt",
     ]
+    assert json.loads((tmp_path / "clean" / "config.json").read_text())["model_type"] == "bert"
+    assert isinstance(transformers.AutoModel.from_pretrained(tmp_path / "clean"), transformers.BertModel)
     before = BertForPreTraining.from_pretrained(reactions / "bert_pretrained")
     after = BertForPreTraining.from_pretrained(tmp_path / "clean")
     assert all(story.status == "used" for story in after.load_report.tensors)

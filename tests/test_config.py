@@ -46,6 +46,10 @@ def test_changes_to_a_file(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"id2label": {"0": "A", "1": "B"}}))
     assert BertConfig.from_json_file(file, num_labels=5, hidden_dropout_prob=0).num_labels == 5
+    assert BertConfig.from_json_file(file, id2label=("x", "y", "z")).num_labels == 3
+    file.write_text(json.dumps({"id2label": {"0": 7, "1": 8}, "num_labels": 2}))
+    assert BertConfig.from_json_file(file).id2label == ("7", "8")
+    assert BertConfig.from_json_file(file, id2label=("x", "y", "z")).id2label == ("x", "y", "z")
     with pytest.raises(ConfigError, match="num_lables is no setting of a BERT; these are: vocab_size, hidden_size"):
         BertConfig.from_json_file(file, num_lables=5)
 
@@ -76,10 +80,10 @@ def test_parameter_count(sizes: dict[str, Any]) -> None:
         ({"problem_type": "ranking"}, "problem_type is 'ranking', and must be one of None, regression"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', and must be one of True, False"),
         ({"classifier_dropout": 2}, "classifier_dropout must be a number from 0 to 1, not 2"),
-        ({"num_labels": 0}, "num_labels must be a whole number from 1 to 1,000,000, not 0"),
+        ({"num_labels": 0}, "num_labels must be a whole number from 1 to 100,000, not 0"),
         ({"id2label": {"0": "A", "2": "C"}}, "id2label must name the classes 0, 1, 2, … without a gap"),
         ({"id2label": {"zero": "A"}}, "id2label must name the classes"),
-        ({"id2label": [1, 2]}, "id2label must name the classes"),
+        ({"id2label": [1.5, None]}, "id2label must name the classes"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': [1]}"),
         ({"num_attention_heads": 5}, "hidden_size 768 cannot be split evenly over num_attention_heads 5"),
         ({"hidden_size": 0}, "hidden_size must be a whole number from 1 to 65,536, not 0"),

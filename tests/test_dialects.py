@@ -1,7 +1,10 @@
 """Every shape of file that BERTs come in: it loads, equals its reference, and the report accounts for all of it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -331,3 +334,51 @@ def test_every_head_is_written_read_and_recognised(name: str, named: bool, tmp_p
     tensors = theirs.state_dict()
     for key, tensor in weights.read(tmp_path)[1].items():
         assert torch.equal(tensor, tensors[key])
+
+
+def test_an_untied_decoder_is_no_matter_of_a_model_without_one(folder: Path) -> None:
+    rewrite(folder, lambda tensors: {**both_biases(tensors), "cls.predictions.decoder.weight": torch.zeros(40, 16)})
+    model = equal_to_transformers(folder, "BertModel")
+    story = next(story for story in model.load_report.tensors if story.name == "cls.predictions.decoder.weight")
+    assert (story.status, story.reason) == ("ignored", "of a head that BertModel does not have")
+
+
+def test_the_tensors_say_which_heads_there_are(folder: Path) -> None:
+    """Not the config, which may name a class that has no place for all of them, or a head that is not there."""
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "architectures": ["BertForMaskedLM"]}))
+    assert model_class(folder) is BertForPreTraining
+    rewrite(folder, no_prefix)
+    rewrite(folder, lambda tensors: {**tensors, "pre_classifier.weight": torch.zeros(2)})
+    (folder / "config.json").write_text(json.dumps({**fields, "architectures": ["BertForSequenceClassification"]}))
+    assert model_class(folder) is BertModel
+
+
+def test_new_parameters_are_the_same_for_the_same_seed(folder: Path) -> None:
+    """In another process, too: nothing hangs on the order of a set."""
+    rewrite(folder, no_prefix)
+    code = (
+        "import sys, torch, warnings; warnings.simplefilter('ignore'); torch.manual_seed(0); import minibert; "
+        "model = minibert.BertForPreTraining.from_pretrained(sys.argv[1]); "
+        "print([parameter.sum().item() for parameter in model.masked_lm.parameters()])"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1")
+    }
+    assert len(outputs) == 1
+
+
+def test_a_pickle_cannot_multiply_memory(folder: Path) -> None:
+    """Many tensors over one stretch of memory are many times the file once they are converted or trained."""
+    (folder / weights.SAFETENSORS).unlink()
+    stretch = torch.zeros(50_000)
+    torch.save({f"x{number}": stretch for number in range(5)}, folder / weights.PICKLE)
+    with pytest.raises(CheckpointError, match=r"holds tensors of 1,000,000 bytes that share"):
+        BertModel.from_pretrained(folder)

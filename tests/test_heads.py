@@ -156,9 +156,64 @@ def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
         ("BertForMaskedLM", {**INPUTS, "labels": WORDS + 50}, "labels must be whole numbers from 0 to 49, or -100"),
         ("BertForTokenClassification", {**INPUTS, "labels": ids(B, S).float()}, "labels must be whole numbers"),
         ("BertForSequenceClassification", {**INPUTS, "labels": torch.ones(2)}, r"labels must be \(3, 3\), as the"),
-        ("BertForMultipleChoice", INPUTS, r"input_ids must be \(batch, choices, sequence\); it is \(3, 7\)"),
+        (
+            "BertForSequenceClassification",
+            {**INPUTS, "labels": torch.ones(3, 3)[:, :2]},
+            r"labels must be \(3, 3\), as the",
+        ),
+        (
+            "BertForSequenceClassification",
+            {**INPUTS, "labels": torch.full((3, 3), 7.0)},
+            "must be 1 for each class that",
+        ),
+        (
+            "BertForTokenClassification",
+            {**INPUTS, "labels": [1, 2]},
+            r"labels must be a tensor, not list: torch\.tensor",
+        ),
+        (
+            "BertForQuestionAnswering",
+            {**INPUTS, "start_positions": [1], "end_positions": [2]},
+            "start_positions must be a",
+        ),
+        (
+            "BertForMultipleChoice",
+            {**CHOICES, "attention_mask": MASK},
+            r"every input must be \(2, 4, 7\); one is \(3, 7\)",
+        ),
+        (
+            "BertForMultipleChoice",
+            {"input_ids": None},
+            r"must be \(batch, choices, sequence\) and not empty; it is None",
+        ),
+        (
+            "BertForMultipleChoice",
+            INPUTS,
+            r"input_ids must be \(batch, choices, sequence\) and not empty; it is \(3, 7\)",
+        ),
     ],
 )
 def test_bad_labels(name: str, inputs: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         getattr(minibert, name)(CONFIG)(**inputs)
+
+
+def test_labels_of_other_types() -> None:
+    """Whole numbers of any width for classes, and for several classes at once."""
+    model = minibert.BertForSequenceClassification(CONFIG).eval()
+    classes = torch.tensor([2, 0, 1])
+    expected = model(**INPUTS, labels=classes).loss
+    assert torch.equal(model(**INPUTS, labels=classes.int()).loss, expected)
+    several = dataclasses.replace(CONFIG, problem_type="multi_label_classification")
+    model = minibert.BertForSequenceClassification(several).eval()
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]])
+    assert torch.equal(model(**INPUTS, labels=labels).loss, model(**INPUTS, labels=labels.bool()).loss)
+
+
+def test_a_model_whose_layers_are_one_can_be_saved(tmp_path) -> None:
+    model = minibert.BertModel(CONFIG)
+    model.encoder.layers[1] = model.encoder.layers[0]
+    model.save_pretrained(tmp_path)
+    again = minibert.BertModel.from_pretrained(tmp_path)
+    for one, other in zip(*(layer.parameters() for layer in again.encoder.layers), strict=True):
+        assert torch.equal(one, other)

@@ -59,6 +59,8 @@ ROWS: dict[str, tuple[str, dict, tuple[str, ...], Callable[[Tensors], Tensors]]]
         dict,
     ),
     "SciBERT": ("BertModel", {"vocab_size": 31_090}, ("model_type", "layer_norm_eps", "pad_token_id"), dict),
+    "BioBERT": ("BertModel", {"vocab_size": 31_116}, ("model_type", "layer_norm_eps", "pad_token_id"), dict),
+    "e5": ("BertModel", {}, (), no_prefix),
     "FinBERT": (
         "BertForSequenceClassification",
         {"vocab_size": 30_873, "id2label": {"0": "positive", "1": "negative", "2": "neutral"}},

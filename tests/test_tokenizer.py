@@ -163,6 +163,61 @@ def test_options_that_there_are_not(tokenizer: BertTokenizer, option: str, value
         tokenizer("text", return_tensors="np")
 
 
+ENTITY = {
+    "content": "<ent>",
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "single_word": False,
+    "special": True,
+}
+NEW = {**ENTITY, "content": "<new>", "special": False, "normalized": True}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"added_tokens.json": {"<new>": 30522, "<ent>": 30523}},
+        {"tokenizer_config.json": {"added_tokens_decoder": {"30523": ENTITY, "30522": NEW}}},
+        {"special_tokens_map.json": {"additional_special_tokens": ["<ent>"]}},
+        {"tokenizer_config.json": {"additional_special_tokens": ["<ent>", "<new>"]}},
+    ],
+)
+def test_added_tokens(checkpoint: Path, tmp_path: Path, files: dict[str, dict]) -> None:
+    shutil.copy(checkpoint / "vocab.txt", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    for name, content in files.items():
+        (tmp_path / name).write_text(
+            json.dumps({**content, **({"tokenizer_class": "BertTokenizer"} if "config" in name else {})})
+        )
+    ours, theirs = BertTokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("Hello <new> worlds <ent>", "a<ent>b <NEW>", "<ent>"):
+        assert ours(text)["input_ids"].tolist()[0] == theirs(text)["input_ids"], text
+
+
+@pytest.mark.parametrize(
+    "files,message",
+    [
+        (
+            {"added_tokens.json": {"<new>": 31000}},
+            "'<new>' is number 31000 .* would become 30522: a token before it is",
+        ),
+        ({"added_tokens.json": {"<new>": "x"}}, "the added token '<new>' has the number 'x'"),
+        ({"tokenizer_config.json": {"added_tokens_decoder": {"30522": 5}}}, "added_tokens_decoder has 5, which is no"),
+        (
+            {"special_tokens_map.json": {"additional_special_tokens": [7]}},
+            "additional_special_tokens has 7, which is no",
+        ),
+    ],
+)
+def test_added_tokens_that_make_no_sense(checkpoint: Path, tmp_path: Path, files: dict, message: str) -> None:
+    shutil.copy(checkpoint / "vocab.txt", tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=message):
+        BertTokenizer.from_pretrained(tmp_path)
+
+
 def test_a_pair_keeps_a_token_of_each(tokenizer: BertTokenizer) -> None:
     assert tokenizer("a b c", "d e f", truncation=True, max_length=5).tokens() == ["[CLS]", "a", "[SEP]", "d", "[SEP]"]
     with pytest.raises(TextError, match="max_length is 4, and must be from 5"):
