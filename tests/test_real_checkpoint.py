@@ -1,13 +1,15 @@
 """all-MiniLM-L6-v2, the real weights: every hidden state, attention map and pooler output, bit for bit."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from test_dialects import accounts_for_all
 
-from minibert import BertModel, BertTokenizer, mean_pool
+from minibert import BertModel, BertTokenizer, mean_pool, weights
 from minibert.checkpoint import checkpoint_name
 
 # Six sentences of very different words, whose token counts are published.
@@ -48,6 +50,13 @@ def test_equal_to_transformers(checkpoint: Path, tokenizer: BertTokenizer, atten
         assert torch.equal(a.last_hidden_state, a.hidden_states[-1])
         assert torch.equal(a.last_hidden_state, b.last_hidden_state), batch
         assert torch.equal(a.pooler_output, b.pooler_output), f"{batch}: pooler"
+
+
+def test_the_report_accounts_for_every_tensor(checkpoint: Path) -> None:
+    model = BertModel.from_pretrained(checkpoint)
+    accounts_for_all(model, weights.read(checkpoint)[1])
+    counts = Counter(story.status for story in model.load_report.tensors)
+    assert counts == {"used": 103, "ignored": 1}
 
 
 def test_hello_world(checkpoint: Path, tokenizer: BertTokenizer) -> None:

@@ -1,4 +1,4 @@
-"""Real checkpoints with heads: BERTs for chemical reactions, from pickles of 2021, in three dialects."""
+"""Real checkpoints with heads: BERTs for chemical reactions, from old pickles, in three dialects."""
 
 import re
 from pathlib import Path
