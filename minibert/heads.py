@@ -104,7 +104,7 @@ class BertWithHead(Pretrained):
             input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
         )
         logits = self.score(out)
-        check_labels(labels=labels)
+        check_tensors(labels=labels)
         loss = None if labels is None else self.loss(logits, labels)
         return HeadOutput(loss, logits, out.hidden_states, out.attentions)
 
@@ -167,7 +167,7 @@ class BertForPreTraining(BertWithHead):
         )
         words = self.masked_lm(out.last_hidden_state, self.bert.embeddings.word_embeddings.weight)
         follows = self.next_sentence(out.pooler_output)  # (B, D) → (B, 2)
-        check_labels(labels=labels, next_sentence_label=next_sentence_label)
+        check_tensors(labels=labels, next_sentence_label=next_sentence_label)
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = class_loss(words, labels) + class_loss(follows, next_sentence_label)
@@ -251,7 +251,7 @@ class BertForMultipleChoice(BertWithHead):
         output_attentions: bool = False,
     ) -> HeadOutput:
         """Inputs (B, N, S); hidden states and attention maps are those of B·N texts."""
-        check_labels(input_ids=input_ids, labels=labels)
+        check_tensors(input_ids=input_ids, labels=labels)
         if input_ids is None or input_ids.dim() != 3 or 0 in input_ids.shape:
             shape = "None" if input_ids is None else tuple(input_ids.shape)
             raise InputError(f"input_ids must be (batch, choices, sequence) and not empty; it is {shape}")
@@ -304,7 +304,7 @@ class BertForQuestionAnswering(BertWithHead):
         )
         start, end = self.qa_outputs(out.last_hidden_state).unbind(dim=-1)  # (B, S, D) → (B, S, 2) → twice (B, S)
         start, end = start.contiguous(), end.contiguous()
-        check_labels(start_positions=start_positions, end_positions=end_positions)
+        check_tensors(start_positions=start_positions, end_positions=end_positions)
         loss = None
         if start_positions is not None and end_positions is not None:
             beyond = start.shape[1]  # the first place that no token has
@@ -318,9 +318,9 @@ def classifier_dropout(config: BertConfig) -> float:
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
-def check_labels(**labels: Tensor | None) -> None:
-    """Raises an `InputError` for labels that are no tensor."""
-    for name, value in labels.items():
+def check_tensors(**values: Tensor | None) -> None:
+    """Raises an `InputError` for an argument that is given and is no tensor."""
+    for name, value in values.items():
         if value is not None and not isinstance(value, Tensor):
             raise InputError(f"{name} must be a tensor, not {type(value).__name__}: torch.tensor({name})")
 

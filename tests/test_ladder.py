@@ -192,7 +192,7 @@ def layers_in_reverse(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
     def faulty(encoder: minibert_model.Encoder, *args: object) -> object:
         encoder.layers = encoder.layers[::-1]
         try:
-            return right(encoder, *args)  # type: ignore[arg-type]
+            return right(encoder, *args)
         finally:
             encoder.layers = encoder.layers[::-1]
 
