@@ -16,7 +16,7 @@ from minibert.heads import (
 )
 from minibert.model import BertModel
 from minibert.pooling import cls_pool, combine_layers, max_pool, mean_pool
-from minibert.similarity import cosine_distance, cosine_similarity
+from minibert.similarity import cosine_distance, cosine_similarity, semantic_search
 from minibert.tokenizer import BertTokenizer
 
 __version__ = "0.1.0"
@@ -38,4 +38,5 @@ __all__ = [
     "cosine_similarity",
     "max_pool",
     "mean_pool",
+    "semantic_search",
 ]

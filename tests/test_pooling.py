@@ -2,12 +2,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
 from minibert import cls_pool, combine_layers, max_pool, mean_pool
 from minibert.errors import PoolingError
+from minibert.pooling import POOLING, last_token_pool, mean_sqrt_len_pool, weighted_mean_pool
 
-POOLS = [mean_pool, max_pool, cls_pool]
+POOLS = list(POOLING.values())
 HIDDEN = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [50.0, 50.0]], [[1.0, 2.0], [3.0, 4.0], [8.0, 0.0]]])
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
@@ -18,6 +20,7 @@ MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
         (mean_pool, [[2.0, -3.0], [4.0, 2.0]]),
         (max_pool, [[3.0, -2.0], [8.0, 4.0]]),
         (cls_pool, [[1.0, -4.0], [1.0, 2.0]]),
+        (last_token_pool, [[3.0, -2.0], [8.0, 0.0]]),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -25,6 +28,32 @@ def test_by_hand(pool, expected: list, dtype: torch.dtype) -> None:
     pooled = pool(HIDDEN.to(dtype), MASK)
     assert pooled.dtype == dtype
     assert pooled.tolist() == expected
+
+
+def test_by_hand_with_fractions() -> None:
+    pooled = mean_sqrt_len_pool(HIDDEN, MASK)  # sums over √2 and √3
+    torch.testing.assert_close(pooled, torch.tensor([[4 / 2**0.5, -6 / 2**0.5], [12 / 3**0.5, 6 / 3**0.5]]))
+    pooled = weighted_mean_pool(HIDDEN, MASK)  # (1·x₁ + 2·x₂) / 3 and (1·x₁ + 2·x₂ + 3·x₃) / 6
+    torch.testing.assert_close(pooled, torch.tensor([[7 / 3, -8 / 3], [31 / 6, 10 / 6]]))
+
+
+@pytest.mark.parametrize("mode", POOLING)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_equal_to_sentence_transformers(mode: str, dtype: torch.dtype, side: str) -> None:
+    """To the last bit."""
+    hidden = torch.randn(5, 40, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mask = (torch.arange(40) < torch.tensor([[40], [1], [17], [39], [2]])).long()
+    if side == "left":
+        mask = mask.flip(1)
+    theirs = Pooling(24, mode)({"token_embeddings": hidden, "attention_mask": mask})["sentence_embedding"]
+    ours = POOLING[mode](hidden, mask)
+    assert ours.dtype == dtype
+    assert torch.equal(ours, theirs)
+
+
+def test_our_modes_are_all_of_theirs() -> None:
+    assert set(POOLING) == set(Pooling.POOLING_MODES)
 
 
 def test_a_long_mean_in_float16_does_not_overflow() -> None:
@@ -76,6 +105,21 @@ def test_combine_layers() -> None:
 
 
 @pytest.mark.parametrize(
+    "name,numbers",
+    [
+        ("embeddings", [0]),
+        ("last", [4]),
+        ("second to last", [3]),
+        ("last four", [1, 2, 3, 4]),
+        ("all layers", [1, 2, 3, 4]),
+    ],
+)
+def test_layers_by_name(name: str, numbers: list[int]) -> None:
+    states = tuple(torch.full((1, 2, 1), float(number)) for number in range(5))
+    assert combine_layers(states, name, "concat")[0, 0].tolist() == numbers
+
+
+@pytest.mark.parametrize(
     "arguments,message",
     [
         ((None, [1]), "call the model with output_hidden_states=True"),
@@ -84,6 +128,13 @@ def test_combine_layers() -> None:
         (([HIDDEN] * 3, []), "no layer is named"),
         (([HIDDEN] * 3, -1), r"layers must be a list of whole numbers, such as \[-2, -1\]; it is -1"),
         (([HIDDEN] * 3, [1.0]), "layers must be a list of whole numbers"),
+        (
+            ([HIDDEN] * 3, "third"),
+            "layers is 'third', and must be a list of numbers, or one of embeddings, last, second",
+        ),
+        (([HIDDEN] * 4, "last four"), "there are no 'last four' among 3 layers"),
+        (([HIDDEN], "all layers"), "there are no 'all layers' among 0 layers"),
+        (([HIDDEN], "last"), "there are no 'last' among 0 layers"),
         ((HIDDEN, [0]), "pass out.hidden_states, not the whole output"),
         (((HIDDEN, None), [0]), "pass out.hidden_states, not the whole output"),
         (([HIDDEN] * 3, [1], "max"), "how is 'max', and must be one of sum, mean, concat"),
