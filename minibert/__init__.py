@@ -18,6 +18,7 @@ from minibert.model import BertModel
 from minibert.pooling import cls_pool, combine_layers, max_pool, mean_pool
 from minibert.similarity import cosine_distance, cosine_similarity, semantic_search
 from minibert.tokenizer import BertTokenizer
+from minibert.words import embed_word
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "combine_layers",
     "cosine_distance",
     "cosine_similarity",
+    "embed_word",
     "max_pool",
     "mean_pool",
     "semantic_search",

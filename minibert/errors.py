@@ -45,12 +45,32 @@ class TextError(MinibertError, ValueError):
     """A text that cannot be used: nothing in it, or too long."""
 
 
+class WordError(MinibertError, ValueError):
+    """A word that is not in its sentence, is there several times, or was cut off."""
+
+
 class InputError(MinibertError, ValueError):
     """Model inputs that do not fit the model or each other."""
 
 
 class PoolingError(MinibertError, ValueError):
     """Vectors that cannot be pooled, combined or compared."""
+
+
+class DoubledTokensWarning(UserWarning):
+    """A text that already has the special tokens that the tokenizer adds."""
+
+
+class TruncationWarning(UserWarning):
+    """Texts that were longer than the model's limit, and were cut."""
+
+
+class VectorsError(MinibertError, ValueError):
+    """A file that cannot be read as word vectors, or a word that they do not have."""
+
+
+class MissingPackageError(MinibertError, ImportError):
+    """A package of one of minibert's extras is needed and not installed."""
 
 
 class NewParametersWarning(UserWarning):

@@ -9,6 +9,7 @@ import operator
 import os
 import reprlib
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -18,7 +19,13 @@ from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normal
 from torch import Tensor
 
 from minibert import store
-from minibert.errors import CheckpointNotFoundError, TextError, TextTypeError, TokenizerError
+from minibert.errors import (
+    CheckpointNotFoundError,
+    DoubledTokensWarning,
+    TextError,
+    TextTypeError,
+    TokenizerError,
+)
 from minibert.json_files import read_object
 
 FILES = (*store.TOKENIZER_FILES, "config.json")
@@ -164,6 +171,9 @@ class BertTokenizer:
         Raises:
             TextTypeError: something that is not a text.
             TextError: an empty list, a text without any token, or one that is too long; an option that there is not.
+
+        Warns:
+            DoubledTokensWarning: a text begins with [CLS], which is added here.
         """
         _check_option("padding", padding, True, "longest", "max_length")
         _check_option("truncation", truncation, True, False)
@@ -178,15 +188,50 @@ class BertTokenizer:
                 f"max_length is {limit!r}, and must be from {least}, for special tokens and one of each text, "
                 f"to the model's limit of {self.model_max_length}"
             )
-        encodings = self._encode(texts, limit if truncation else None)
+        encodings = self.encode(texts, limit if truncation else None)
         for row, encoding in enumerate(encodings):
-            if len(set(encoding.sequence_ids) - {None}) < (2 if pairs else 1):
-                raise TextError(f"text {row} has nothing to encode: {reprlib.repr(texts[row])}")
             if len(encoding) > limit:
                 raise TextError(
                     f"text {row} has {len(encoding)} tokens, and the limit is {limit}: pass truncation=True to cut it"
                 )
-        length = limit if padding == "max_length" else max(map(len, encodings))
+        return self.pad(encodings, limit if padding == "max_length" else None, padding_side)
+
+    def encode(self, texts: Sequence[Text], max_length: int | None = None) -> list[Encoding]:
+        """The texts as encodings of the `tokenizers` library: special tokens included, not yet padded.
+
+        Args:
+            texts: texts, or pairs of texts.
+            max_length: where to cut; None does not, however long a text is. What is cut off is in `overflowing`.
+
+        Raises:
+            TextError: a text without any token.
+
+        Warns:
+            DoubledTokensWarning: a text begins with [CLS], which is added here.
+        """
+        encodings = self._encode(texts, max_length)
+        special = self.tokenizer.num_special_tokens_to_add(False)
+        for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+            parts = (text,) if isinstance(text, str) else text
+            if len(encoding) <= special or (len(parts) == 2 and set(encoding.sequence_ids) < {0, 1, None}):
+                raise TextError(f"text {row} has nothing to encode: {reprlib.repr(text)}")
+            if parts[0].startswith("[CLS]"):
+                warnings.warn(
+                    f"text {row} begins with [CLS], which the tokenizer adds itself: leave out [CLS] and [SEP], "
+                    f"or the model reads them twice: {' '.join(encoding.tokens[:4])} …",
+                    DoubledTokensWarning,
+                    stacklevel=3,
+                )
+        return encodings
+
+    def pad(
+        self,
+        encodings: Sequence[Encoding],
+        length: int | None = None,
+        padding_side: Literal["right", "left"] = "right",
+    ) -> BatchEncoding:
+        """Fills up encodings, in place, to one length, that of the longest if none is given: the inputs of a model."""
+        length = length or max(map(len, encodings))
         for encoding in encodings:
             encoding.pad(length, direction=padding_side, pad_id=self.pad_token_id, pad_token=self.pad_token)
         return BatchEncoding(encodings)
@@ -244,14 +289,14 @@ class BertTokenizer:
         self.convert_ids_to_tokens(numbers)  # the library would pass over unknown ids
         return self.tokenizer.decode(numbers, skip_special_tokens=skip_special_tokens)
 
-    def _encode(self, texts: list[Text], limit: int | None, add_special_tokens: bool = True) -> list[Encoding]:
+    def _encode(self, texts: Sequence[Text], limit: int | None, add_special_tokens: bool = True) -> list[Encoding]:
         with self._lock:
             if limit is None:
                 self.tokenizer.no_truncation()
             else:
                 self.tokenizer.enable_truncation(limit)
             try:
-                return self.tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+                return self.tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
             except Exception as error:  # the library raises no narrower type
                 raise TokenizerError(f"this vocabulary cannot encode the text: {error}") from None
 

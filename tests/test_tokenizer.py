@@ -13,7 +13,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from minibert import BertTokenizer
-from minibert.errors import CheckpointNotFoundError, TextError, TextTypeError, TokenizerError
+from minibert.errors import CheckpointNotFoundError, DoubledTokensWarning, TextError, TextTypeError, TokenizerError
+
+# Special tokens that are typed by hand are tried here on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::minibert.errors.DoubledTokensWarning")
 
 TEXTS = [
     "Hello, how are you?",
@@ -75,6 +78,16 @@ def assert_same(ours: BertTokenizer, theirs, *texts, **arguments) -> None:
 def test_equal_to_transformers(tokenizer, from_vocabulary, theirs, texts: tuple, arguments: dict) -> None:
     assert_same(tokenizer, theirs, *texts, **arguments)
     assert_same(from_vocabulary, theirs, *texts, **arguments)
+
+
+@pytest.mark.filterwarnings("error::minibert.errors.DoubledTokensWarning")
+def test_special_tokens_typed_by_hand_are_noticed(tokenizer) -> None:
+    message = r"text 1 begins with \[CLS\], .* the model reads them twice: \[CLS\] \[CLS\] a fly …"
+    with pytest.warns(DoubledTokensWarning, match=message) as caught:
+        inputs = tokenizer(["a [CLS] in the middle", "[CLS] a fly [SEP]"])
+    assert inputs["input_ids"][1, :2].tolist() == [101, 101]
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
 
 
 @given(text=st.text(max_size=60))

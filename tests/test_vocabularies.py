@@ -13,6 +13,9 @@ from real_data import read_vocabulary
 
 from minibert import BertTokenizer
 
+# Special tokens that are typed by hand are tried here on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::minibert.errors.DoubledTokensWarning")
+
 CASED = {"do_lower_case": False}
 KINDS: dict[str, tuple[str, dict]] = {
     "uncased": ("bert_base_tok.i2w", {"do_lower_case": True}),
