@@ -1,8 +1,12 @@
 """The command line, thin: each command prints what one or two calls of the package return."""
 
+import contextlib
+import itertools
+import json
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +15,34 @@ import torch
 from torch import nn
 
 from minibert import __version__, store
+from minibert.batches import BATCH_TOKENS
 from minibert.checkpoint import Pretrained
 from minibert.config import BertConfig
 from minibert.demo import demo
+from minibert.embed import FORMS, digest, read_lines, read_vectors
+from minibert.embed import embed as write_vectors
 from minibert.errors import MinibertError, NewParametersWarning, StoreError
 from minibert.heads import BertForMaskedLM, model_class
 from minibert.model import BertModel, Encoder
-from minibert.pooling import mean_pool
-from minibert.similarity import cosine_similarity
+from minibert.pooling import POOLING
+from minibert.sentence import SentenceEncoder
+from minibert.similarity import pairwise_similarity
 from minibert.tables import matrix, table
 from minibert.tokenizer import BertTokenizer
-from minibert.weights import FORMS
+from minibert.weights import FORMS as WEIGHTS
+from minibert.words import embed_words, find_word
 
 
 class Commands(click.Group):
-    """Commands whose errors are a line for the user, not a traceback."""
+    """Commands whose errors and warnings are a line for the user, not a traceback and not a line of code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except MinibertError as error:
-            raise click.ClickException(str(error)) from None
+        with warnings.catch_warnings():  # which also puts back what is shown how
+            warnings.showwarning = lambda message, *_: click.echo(f"Note: {message}", err=True)
+            try:
+                return super().invoke(ctx)
+            except MinibertError as error:
+                raise click.ClickException(str(error)) from None
 
 
 name_argument = click.argument("name", default=store.DEFAULT)
@@ -102,7 +113,7 @@ def info(name: str, tensors: bool) -> None:
     click.echo()
     file = Path(model.load_report.source)
     click.echo(model.load_report)
-    for part in sorted(file.parent.glob(FORMS[file.name])) if FORMS[file.name] else [file]:
+    for part in sorted(file.parent.glob(WEIGHTS[file.name])) if WEIGHTS[file.name] else [file]:
         click.echo(f"{part.stat().st_size:,} bytes, sha256 {store.sha256(part)}")
 
 
@@ -128,9 +139,8 @@ def tokens(text: str, name: str) -> None:
 @main.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT TEXT...")
 @model_option
-@torch.inference_mode()
 def similarity(texts: tuple[str, ...], name: str) -> None:
-    """Show how close texts are: the cosines of their mean token vectors.
+    """Show how close texts are: the similarities of their vectors, cosines for nearly every checkpoint.
 
     \b
     Example:
@@ -138,10 +148,138 @@ def similarity(texts: tuple[str, ...], name: str) -> None:
     """
     if len(texts) < 2:
         raise click.UsageError("one text has nothing to be compared with: give two or more, each in quotes")
+    encoder = SentenceEncoder.from_pretrained(name)
+    click.echo(matrix(texts, encoder.similarity(encoder.encode(texts))))
+
+
+@main.command()
+@click.argument("corpus", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE|-")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=f"Ends in {', '.join(FORMS)}.")
+@model_option
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run ended.")
+@click.option("--pooling", type=click.Choice(list(POOLING)), help="Instead of the checkpoint's own, or of the mean.")
+@click.option("--layer", default=-1, show_default=True, help="Pool this layer's output: 1 is the first, -1 the last.")
+@click.option("--prompt-name", help="Put this prompt of the checkpoint before each text.")
+@click.option(
+    "--batch-tokens", default=BATCH_TOKENS, show_default=True, type=click.IntRange(1), help="Tokens at a time."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
+def embed(
+    corpus: str,
+    output: str,
+    name: str,
+    resume: bool,
+    pooling: str | None,
+    layer: int,
+    prompt_name: str | None,
+    batch_tokens: int,
+    device: str,
+) -> None:
+    """Write the vector of every line of a file, or of standard input.
+
+    The form of the output is told by its ending: a tensor "vectors" in .safetensors, an array in .npy, text and vector
+    in .jsonl. An interrupted run loses nothing: give the same command with --resume.
+
+    \b
+    Example:
+      minibert embed corpus.txt -o corpus.safetensors
+    """
     folder = store.resolve(name)
-    inputs = BertTokenizer.from_pretrained(folder)(list(texts))
-    vectors = mean_pool(BertModel.from_pretrained(folder)(**inputs).last_hidden_state, inputs["attention_mask"])
-    click.echo(matrix(texts, cosine_similarity(vectors)))
+    encoder = SentenceEncoder.from_pretrained(folder, pooling=pooling, layer=layer)
+    try:
+        encoder.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise click.ClickException(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from None
+    settings = {
+        "model": name,
+        "weights_sha256": store.sha256(Path(encoder.model.load_report.source)),
+        "pooling": list(encoder.recipe.pooling),
+        "layer": layer,
+        "prompt_name": prompt_name,
+        "max_seq_length": encoder.max_seq_length,
+        "batch_tokens": batch_tokens,
+        "device": device,
+        "minibert": __version__,
+        "torch": torch.__version__,
+    }
+    with open_lines(corpus) as texts:
+        count = write_vectors(
+            encoder, texts, output, settings=settings, resume=resume, prompt_name=prompt_name, batch_tokens=batch_tokens
+        )
+    if count:
+        click.echo(f"{output}: {count:,} vectors of {encoder.dimension} numbers")
+    else:
+        click.echo(f"{output} is complete, and there is nothing to resume: delete it, or leave out --resume")
+
+
+@main.command()
+@click.argument("corpus", type=click.Path(dir_okay=False, allow_dash=True), metavar="CORPUS")
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
+@click.option("-k", "--top-k", default=5, show_default=True, type=click.IntRange(1), help="How many lines to show.")
+@click.option("--vectors", type=click.Path(dir_okay=False), help="The .safetensors that 'embed' made of the corpus.")
+@model_option
+def search(corpus: str, queries: tuple[str, ...], top_k: int, vectors: str | None, name: str) -> None:
+    """Find the lines of a file that are closest to a query in meaning.
+
+    With the vectors that 'minibert embed' made of the file, nothing but the query is computed.
+
+    \b
+    Example:
+      minibert search corpus.txt "somebody plays the drums" -k 3
+    """
+    with open_lines(corpus) as lines:
+        texts = list(lines)
+    if not texts:
+        raise click.ClickException(f"{corpus} is empty: there is nothing to search in")
+    pooling, layer, source = None, -1, None
+    if vectors:
+        source, made = read_vectors(vectors)
+        if made.get("texts_sha256") != digest(texts):
+            raise click.ClickException(f"{vectors} was not made of {corpus} as it is now: embed it again")
+        pooling, layer = json.loads(made["pooling"]), json.loads(made["layer"])
+    encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, layer=layer)
+    if source is not None and made["weights_sha256"] != store.sha256(Path(encoder.model.load_report.source)):
+        raise click.ClickException(f"{vectors} was made by another model: search with --model {made['model']}")
+    found = []
+    for query, hits in zip(queries, encoder.search(queries, texts if source is None else source, top_k), strict=True):
+        rows = [[f"{hit.score:.4f}", str(hit.corpus_id + 1), texts[hit.corpus_id]] for hit in hits]
+        found.append(f"{query}\n{table([['score', 'line', 'text'], *rows], right=(1,))}")
+    click.echo("\n\n".join(found))
+
+
+@main.command()
+@click.argument("word")
+@click.argument("sentences", nargs=-1, required=True, metavar="SENTENCE SENTENCE...")
+@model_option
+def word(word: str, sentences: tuple[str, ...], name: str) -> None:
+    """Show how close a word is to itself in other sentences, layer by layer.
+
+    Every occurrence of the word counts; the cosines are of its vectors at the embeddings and after each layer.
+
+    \b
+    Example:
+      minibert word fly "a fly in my soup" "he had to fly home"
+    """
+    folder = store.resolve(name)
+    tokenizer, model = BertTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder)
+    places = [max(1, len(find_word(tokenizer, sentence, word))) for sentence in sentences]
+    several = [sentence for sentence, count in zip(sentences, places, strict=True) for _ in range(count)]
+    numbers = [number for count in places for number in range(count)]
+    found = embed_words(model, tokenizer, several, word, numbers, layer="all")
+    if len(found) < 2:
+        raise click.UsageError(f"{word!r} is there once, and has nothing to be compared with: give another sentence")
+    rows = [["", "token", "word", "sentence"]]
+    for number, (sentence, vector) in enumerate(zip(several, found, strict=True), 1):
+        place = ", ".join(map(str, vector.token_indices))
+        rows.append([str(number), place, " ".join(vector.tokens), sentence])
+    click.echo(table(rows, right=(0,)))
+    click.echo()
+    pairs = list(itertools.combinations(range(len(found)), 2))
+    cosines = [pairwise_similarity(found[one].vector, found[other].vector).tolist() for one, other in pairs]
+    lines = [["cosine of", *(f"{one + 1} and {other + 1}" for one, other in pairs)]]
+    for layer, values in enumerate(zip(*cosines, strict=True)):
+        lines.append([f"layer {layer}" if layer else "embeddings", *(f"{value:.4f}" for value in values)])
+    click.echo(table(lines, right=range(1, len(pairs) + 1)))
 
 
 @main.command()
@@ -209,6 +347,20 @@ def show_demo() -> None:
     """
     if not demo():
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def open_lines(file: str) -> Iterator[Iterator[str]]:
+    """The texts in a file, one a line; "-" is standard input."""
+    if file == "-":
+        yield read_lines(sys.stdin.buffer, "standard input")
+        return
+    try:
+        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise click.ClickException(f"cannot read {file}: {error.strerror}") from None
+    with stream:
+        yield read_lines(stream, file)
 
 
 def describe(config: BertConfig) -> str:

@@ -57,6 +57,10 @@ class PoolingError(MinibertError, ValueError):
     """Vectors that cannot be pooled, combined or compared."""
 
 
+class EmbedError(MinibertError, ValueError):
+    """A file of texts that cannot be embedded, or an interrupted run that cannot go on: other texts, other settings."""
+
+
 class DoubledTokensWarning(UserWarning):
     """A text that already has the special tokens that the tokenizer adds."""
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -191,10 +192,11 @@ class SentenceEncoder(nn.Module):
         normalize_embeddings: bool = False,
         batch_tokens: int = BATCH_TOKENS,
         show_progress_bar: bool | None = None,
+        first: int = 0,
     ) -> Iterator[Tensor]:
         """Encodes a stream of any length: yields the vectors of 4,096 texts at a time, (n, E), in the order given.
 
-        Arguments and errors as for `encode`.
+        Arguments and errors as for `encode`; `first` is the number of the first text in messages.
         """
         from tqdm import tqdm  # here, because few programs need it
 
@@ -211,7 +213,9 @@ class SentenceEncoder(nn.Module):
         stream, done, cut = iter(texts), 0, 0
         with tqdm(total=total, unit=" texts", delay=2 if disable is None else 0, disable=disable) as bar:
             while window := list(islice(stream, WINDOW)):
-                encodings = self.tokenizer.encode(_with_prompt(before, window, done), self.max_seq_length, done)
+                encodings = self.tokenizer.encode(
+                    _with_prompt(before, window, first + done), self.max_seq_length, first + done
+                )
                 cut += sum(bool(encoding.overflowing) for encoding in encodings)
                 vectors = torch.empty(len(window), self.dimension)
                 for batch in by_length([len(encoding) for encoding in encodings], batch_tokens):
@@ -237,8 +241,14 @@ class SentenceEncoder(nn.Module):
         """
         return similarity(a, b, self.recipe.similarity_fn_name)
 
+    @overload
+    def search(self, queries: str, corpus: Sequence[str] | Tensor, top_k: int = 5) -> list[Hit]: ...
+    @overload
     def search(
-        self, queries: str | Sequence[str], corpus: Sequence[str] | Tensor, top_k: int = 5
+        self, queries: list[str] | tuple[str, ...], corpus: Sequence[str] | Tensor, top_k: int = 5
+    ) -> list[list[Hit]]: ...
+    def search(
+        self, queries: str | list[str] | tuple[str, ...], corpus: Sequence[str] | Tensor, top_k: int = 5
     ) -> list[Hit] | list[list[Hit]]:
         """The texts of a corpus that are closest to a query; for several queries, to each.
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import real_data
+import torch
 import transformers
 from hypothesis import settings
 
-from minibert import BertTokenizer, store
+from minibert import BertConfig, BertModel, BertTokenizer, store
 
 transformers.utils.logging.disable_progress_bar()
 settings.register_profile("minibert", deadline=None, derandomize=True)
@@ -51,3 +52,17 @@ def data() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def tokenizer(checkpoint: Path) -> BertTokenizer:
     return BertTokenizer.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def small(data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a plain BERT, cased, of random weights."""
+    folder = tmp_path_factory.mktemp("small")
+    tokens = real_data.read_vocabulary(data("vocabularies") / "bert_base_cased_tok.i2w")
+    (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}')
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36}
+    BertModel(BertConfig(vocab_size=len(tokens), initializer_range=0.3, **sizes)).save_pretrained(folder)
+    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return folder

@@ -9,16 +9,19 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner, Result
+from sentence_transformers import SentenceTransformer
+from test_sentence import SIX
 
 from minibert import BertForPreTraining, __version__, store
 from minibert.cli import main
+from minibert.demo import FLIES
 from minibert.tables import table
 
 COMMANDS = sorted(main.commands)
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+def run(*arguments: str, **options) -> Result:
+    return CliRunner().invoke(main, arguments, **options)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -29,7 +32,9 @@ def test_help_has_an_example(command: str) -> None:
 
 
 def test_the_commands() -> None:
-    assert COMMANDS == ["convert", "demo", "download", "fill-mask", "info", "list", "similarity", "tokens"]
+    assert [
+        *("convert", "demo", "download", "embed", "fill-mask", "info", "list", "search", "similarity", "tokens", "word")
+    ] == COMMANDS
     assert run("--version").output == f"minibert, version {__version__}\n"
     for command in COMMANDS:
         assert f"  {command} " in run("-h").output
@@ -73,6 +78,67 @@ def test_similarity(checkpoint: Path) -> None:
     values = [[float(value) for value in re.findall(r"-?\d\.\d{4}", line)] for line in lines[1:]]
     assert values[0][0] == values[1][1] == values[2][2] == 1
     assert values[0][1] == values[1][0] > 0.5 > values[0][2]
+
+
+def test_the_six_sentences_in_one_line(checkpoint: Path) -> None:
+    """The first row is the first sentence's cosines with all six, as sentence-transformers has them."""
+    row = run("similarity", *SIX).output.splitlines()[1].removeprefix(f"1  {SIX[0]}").split()
+    theirs = SentenceTransformer(str(checkpoint), device="cpu")
+    vectors = theirs.encode(SIX, convert_to_tensor=True)
+    expected = theirs.similarity(vectors[0], vectors)[0].tolist()
+    assert [float(value) for value in row] == pytest.approx(expected, abs=6e-5)
+
+
+@pytest.mark.filterwarnings("default::minibert.errors.TruncationWarning")
+def test_what_was_cut_is_noted(checkpoint: Path) -> None:
+    result = run("similarity", "a", "b " * 600)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Note: 1 of 2 texts are longer than 256 tokens and were cut")
+
+
+def test_word(checkpoint: Path) -> None:
+    lines = run("word", "Fly", *FLIES).output.splitlines()
+    assert lines[1] == "1  4      fly   There was a fly drinking from my soup"
+    assert lines[3].startswith("3  10     fly   To become a commercial pilot")
+    assert lines[5].split() == ["cosine", "of", "1", "and", "2", "1", "and", "3", "2", "and", "3"]
+    assert [line.split()[0] for line in lines[6:]] == ["embeddings", *["layer"] * 6]
+    last = [float(value) for value in lines[-1].split()[2:]]
+    assert last == pytest.approx([0.9406, 0.5686, 0.5630], abs=1e-4)
+    twice = run("word", "bank", "a bank by the river bank").output.splitlines()
+    assert [line.split()[:2] for line in twice[1:3]] == [["1", "2"], ["2", "6"]]
+
+
+def test_search(checkpoint: Path, tmp_path: Path) -> None:
+    """With and without vectors that were made before."""
+    corpus, vectors = tmp_path / "corpus.txt", tmp_path / "corpus.safetensors"
+    corpus.write_text("A man is eating food.\nA monkey is playing drums.\nA cheetah is running.\n")
+    queries = ("somebody plays the drums", "a meal")
+    without = run("search", str(corpus), *queries, "-k", "2")
+    lines = without.output.splitlines()
+    assert (lines[0], lines[5]) == queries
+    assert lines[1].split() == ["score", "line", "text"]
+    assert lines[2].split(maxsplit=2)[1:] == ["2", "A monkey is playing drums."]
+    assert lines[7].split(maxsplit=2)[1:] == ["1", "A man is eating food."]
+    assert (lines[4], len(lines)) == ("", 9)
+    assert run("embed", str(corpus), "-o", str(vectors)).exit_code == 0
+    assert run("search", str(corpus), *queries, "-k", "2", "--vectors", str(vectors)).output == without.output
+    assert run("search", "-", *queries, "-k", "2", input=corpus.read_bytes()).output == without.output
+
+
+def test_search_refuses_vectors_of_something_else(checkpoint: Path, small: Path, tmp_path: Path) -> None:
+    corpus, vectors = tmp_path / "corpus.txt", tmp_path / "corpus.safetensors"
+    corpus.write_text("one\ntwo\n")
+    run("embed", str(corpus), "-o", str(vectors), "--layer", "2")
+    arguments = ("search", str(corpus), "one", "--vectors", str(vectors))
+    assert run(*arguments).exit_code == 0
+    other = run(*arguments, "--model", str(small))
+    assert f"{vectors} was made by another model: search with --model sentence-transformers/all-Mini" in other.output
+    corpus.write_text("one\nand two\n")
+    assert f"{vectors} was not made of {corpus} as it is now: embed it again" in run(*arguments).output
+    vectors.write_bytes(b"junk")
+    assert "is no file of vectors that 'minibert embed' wrote" in run(*arguments).output
+    corpus.write_text("")
+    assert f"{corpus} is empty: there is nothing to search in" in run(*arguments).output
 
 
 def test_list(checkpoint: Path) -> None:
@@ -151,7 +217,10 @@ def test_the_demo_sees_a_difference(checkpoint: Path, monkeypatch: pytest.Monkey
         (["tokens", ""], 1, "Error: text 0 has nothing to encode: ''\n"),
         (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no checkpoint name of the form"),
         (["similarity", "only one"], 2, "one text has nothing to be compared with"),
-        (["similarity", "a", "b " * 600], 1, "Error: text 1 has 602 tokens, and the limit is 512"),
+        (["similarity", "a", " "], 1, "Error: text 1 has nothing to encode: ' '"),
+        (["word", "fly", "a butterfly", "a fly"], 1, "Error: 'fly' is no word of 'a butterfly'; it has 'butterfly'"),
+        (["word", "fly", "a fly in my soup"], 2, "'fly' is there once, and has nothing to be compared with"),
+        (["search", "nothing.txt", "fly"], 1, "Error: cannot read nothing.txt: No such file or directory"),
         (["info", "nobody/nothing"], 1, "Error: nobody/nothing is no folder, and not in the store"),
         (["downlod"], 2, "No such command 'downlod'"),
     ],

@@ -12,13 +12,12 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_data import read_vocabulary
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-from minibert import BertConfig, BertModel, BertTokenizer, SentenceEncoder, mean_pool, sentence
+from minibert import BertTokenizer, SentenceEncoder, mean_pool, sentence
 from minibert.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -52,20 +51,6 @@ def encoder(checkpoint: Path) -> SentenceEncoder:
 @pytest.fixture(scope="module")
 def theirs(checkpoint: Path) -> SentenceTransformer:
     return SentenceTransformer(str(checkpoint), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def small(data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a plain BERT, cased, of random weights."""
-    folder = tmp_path_factory.mktemp("small")
-    tokens = read_vocabulary(data("vocabularies") / "bert_base_cased_tok.i2w")
-    (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}')
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36}
-    BertModel(BertConfig(vocab_size=len(tokens), initializer_range=0.3, **sizes)).save_pretrained(folder)
-    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
-    return folder
 
 
 def same_batch(ours: SentenceEncoder, theirs: SentenceTransformer, texts: list[str] = SIX, prompt: str = "") -> None:

@@ -1,0 +1,258 @@
+"""`minibert embed`: every line has its row, and an interrupted run ends in the same bytes as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors import safe_open
+
+from minibert import SentenceEncoder, embed, sentence
+from minibert.cli import main
+from minibert.errors import EmbedError, StoreError
+
+LINES = [f"line {number} of a text that is {'very ' * (number % 7)}long" for number in range(100)]
+ENDINGS = [".safetensors", ".npy", ".jsonl"]
+
+
+def run(*arguments: object, **options) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], **options)
+
+
+@pytest.fixture(scope="module")
+def encoder(small: Path) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(small)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n".join(LINES) + "\n")
+    return file
+
+
+def read(file: Path) -> np.ndarray:
+    if file.suffix == ".npy":
+        return np.load(file)
+    if file.suffix == ".jsonl":
+        entries = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [entry["text"] for entry in entries] == LINES
+        return np.array([entry["vector"] for entry in entries], dtype=np.float32)
+    with safe_open(file, "numpy") as opened:
+        return opened.get_tensor("vectors")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_form_has_the_very_numbers(small: Path, encoder, corpus: Path, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"out{ending}"
+    result = run("embed", corpus, "-o", file, "--model", small)
+    assert result.output == f"{file}: 100 vectors of 24 numbers\n"
+    vectors = read(file)
+    assert vectors.dtype == np.float32
+    assert np.array_equal(vectors, encoder.encode(LINES).numpy())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", f"out{ending}"]
+    assert run("embed", corpus, "-o", file, "--model", small).exit_code == 0  # a second time, over the first
+
+
+def test_what_a_file_says_of_itself(small: Path, corpus: Path, tmp_path: Path) -> None:
+    run("embed", corpus, "-o", tmp_path / "a.safetensors", "--model", small, "--layer", 1, "--pooling", "cls")
+    vectors, made = embed.read_vectors(tmp_path / "a.safetensors")
+    assert made["model"] == str(small)
+    assert (made["layer"], made["pooling"], made["texts_sha256"]) == ("1", '["cls"]', embed.digest(LINES))
+    assert torch.equal(vectors, SentenceEncoder.from_pretrained(small, layer=1, pooling="cls").encode(LINES))
+
+
+def test_standard_input_and_options(small: Path, corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.npy"
+    result = run("embed", "-", "-o", file, "--model", small, "--batch-tokens", 50, input=corpus.read_bytes())
+    assert result.exit_code == 0
+    expected = SentenceEncoder.from_pretrained(small).encode(LINES, batch_tokens=50)
+    assert np.array_equal(np.load(file), expected.numpy())
+
+
+class Crash(BaseException):
+    """What happens when the power goes: nothing after it is done."""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """Before and after every step that changes the disk; then a second run, which may crash as well."""
+    monkeypatch.setattr(sentence, "WINDOW", 16)
+    whole, file = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
+    embed.embed(encoder, LINES, whole, settings={"model": "small"})
+    left = -1
+
+    def counted(function):
+        def step(*arguments, **options):
+            nonlocal left
+            for after in (False, True):
+                left -= 1
+                if left == 0:
+                    raise Crash
+                if not after:
+                    result = function(*arguments, **options)
+            return result
+
+        return step
+
+    monkeypatch.setattr(embed, "_on_disk", counted(embed._on_disk))
+    monkeypatch.setattr(Path, "replace", counted(Path.replace))
+    monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
+    monkeypatch.setattr(embed.shutil, "rmtree", counted(embed.shutil.rmtree))
+    for number in range(1, 1000):
+        file.unlink(missing_ok=True)
+        crashes = 0
+        for limit in (number, number // 2 + 1, -1):
+            left = limit
+            try:
+                done = embed.embed(encoder, LINES, file, settings={"model": "small"}, resume=crashes > 0)
+            except Crash:
+                crashes += 1
+                continue
+            break
+        left = -1
+        assert done in (100, 0 if crashes else 100)  # 0: it was complete, and only the cleaning up was interrupted
+        assert file.read_bytes() == whole.read_bytes()
+        assert not (tmp_path / f"out{ending}.partial").exists()
+        if not crashes:
+            break
+    assert 30 < number < 100
+
+
+def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None:
+    """Killed several times at random, and resumed: byte for byte the file of an uninterrupted run."""
+    corpus, whole, out = (tmp_path / name for name in ("corpus.txt", "whole.safetensors", "out.safetensors"))
+    chance = random.Random(0)
+    words = ["a", "fly", "soup", "bank", "the", "river", "pilot", "juice"]
+    corpus.write_text("".join(f"{' '.join(chance.choices(words, k=chance.randint(1, 5)))}\n" for _ in range(100_000)))
+    command = [sys.executable, "-m", "minibert", "embed", str(corpus), "--model", str(small), "-o"]
+    subprocess.run([*command, whole], check=True, capture_output=True)
+    note = tmp_path / "out.safetensors.partial" / "note.json"
+    killed, seen = 0, ""
+    while True:
+        running = subprocess.Popen([*command, out, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while running.poll() is None and killed < 3 and not (note.exists() and note.read_text() != seen):
+            time.sleep(0.01)
+        if killed < 3 and running.poll() is None:  # it has come further: let it write on for a moment
+            time.sleep(chance.uniform(0, 0.3))
+            running.send_signal(signal.SIGKILL)
+        assert running.stderr.read() == b""
+        running.wait()
+        running.stderr.close()
+        if running.returncode == 0:
+            break
+        assert running.returncode == -signal.SIGKILL
+        assert not out.exists()
+        killed, seen = killed + 1, note.read_text()
+    assert killed == 3
+    assert out.read_bytes() == whole.read_bytes()
+    assert not note.parent.exists()
+    assert embed.read_vectors(out)[0].shape == (100_000, 24)
+
+
+def interrupted(encoder, file: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+    """A run that ends after 64 of the lines."""
+    monkeypatch.setattr(sentence, "WINDOW", 16)
+
+    def lines() -> Iterator[str]:
+        yield from LINES[:70]
+        raise Crash
+
+    with pytest.raises(Crash):
+        embed.embed(encoder, lines(), file, settings=settings)
+
+
+def test_an_interrupted_run_is_kept(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out.npy"
+    interrupted(encoder, file, monkeypatch, layer=1)
+    note = json.loads((tmp_path / "out.npy.partial" / "note.json").read_text())
+    assert note["texts"] == 64
+
+    def fails(message: str, lines: list[str], resume: bool = True, **settings: object) -> None:
+        with pytest.raises(EmbedError, match=message):
+            embed.embed(encoder, lines, file, settings=settings, resume=resume)
+
+    fails(
+        r"out\.npy\.partial is there, of an interrupted run: resume it \(--resume\), or delete", LINES, False, layer=1
+    )
+    fails("was begun with layer 1, and now it is 2: resume with the same settings", LINES, layer=2)
+    fails("was begun with layer 1, and now it is None", LINES)
+    fails("the first 64 texts are not those", LINES[1:], layer=1)
+    fails("the first 64 texts are not those", LINES[:10], layer=1)
+    assert json.loads((tmp_path / "out.npy.partial" / "note.json").read_text()) == note
+    assert embed.embed(encoder, [*LINES[:80], "another end"], file, settings={"layer": 1}, resume=True) == 81
+    assert np.load(file).shape == (81, 24)
+    assert embed.embed(encoder, LINES, file, settings={"layer": 1}, resume=True) == 0  # nothing to resume
+    interrupted(encoder, file, monkeypatch)
+    (tmp_path / "out.npy.partial" / "note.json").write_text('{"texts": 64')
+    fails("note.json is damaged .* delete the folder and begin anew", LINES)
+
+
+def test_a_file_that_is_there_is_replaced_at_the_end(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_text("of yesterday")
+    interrupted(encoder, file, monkeypatch)
+    assert file.read_text() == "of yesterday"
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (b"", "there are no texts to embed"),
+        (b"one\n\nthree\n", "line 2 of {file} is blank, and each line is a text: remove it"),
+        (b"one\n \t\r\n", "line 2 of {file} is blank"),
+        (b"one\ntw\xe9\n", "line 2 of {file} is no UTF-8 text (invalid continuation byte at byte 2)"),
+        ("one\n\u200b\n".encode(), "text 1 has nothing to encode: '\\u200b'"),
+    ],
+)
+def test_lines_that_are_no_texts(small: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    """And nothing is left behind that would stop the next try."""
+    file, out = tmp_path / "corpus.txt", tmp_path / "out.npy"
+    file.write_bytes(content)
+    result = run("embed", file, "-o", out, "--model", small)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {message.format(file=file)}")
+    file.write_bytes(b"one\r\ntwo\x0b and a half\nthree, without an end")
+    assert run("embed", file, "-o", out, "--model", small).exit_code == 0
+    assert np.load(out).shape == (3, 24)
+
+
+@pytest.mark.filterwarnings("default::minibert.errors.TruncationWarning")
+def test_other_mistakes(small: Path, corpus: Path, tmp_path: Path, encoder) -> None:
+    def fails(*arguments: object) -> str:
+        result = run("embed", *arguments, "--model", small)
+        assert result.exit_code != 0
+        return result.output
+
+    assert "the ending of out.txt must be one of .safetensors, .npy, .jsonl" in fails(corpus, "-o", "out.txt")
+    assert f"cannot read {tmp_path / 'no'}: No such file" in fails(tmp_path / "no", "-o", tmp_path / "out.npy")
+    assert "cannot write" in fails(corpus, "-o", tmp_path / "no" / "out.npy")
+    assert "cannot compute on 'gpu'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "gpu")
+    assert "layer is 9, and must be from 1 to 2" in fails(corpus, "-o", tmp_path / "out.npy", "--layer", 9)
+    assert "there is no prompt 'query'" in fails(corpus, "-o", tmp_path / "out.npy", "--prompt-name", "query")
+    assert "'median' is not one of" in fails(corpus, "-o", tmp_path / "out.npy", "--pooling", "median")
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+    corpus.write_text("so " * 600 + "\nshort\n")
+    result = run("embed", corpus, "-o", tmp_path / "out.npy", "--model", small)
+    assert result.exit_code == 0
+    assert "Note: 1 of 2 texts are longer than 512 tokens and were cut" in result.stderr
+    with pytest.raises(EmbedError, match="is no file of vectors that 'minibert embed' wrote"):
+        embed.read_vectors(corpus)
+
+
+def test_a_disk_that_is_full(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(embed, "_on_disk", full)
+    with pytest.raises(StoreError, match=r"cannot write .*out\.npy: .* No space left .*; what was done is kept in"):
+        embed.embed(encoder, LINES, tmp_path / "out.npy", settings={})
