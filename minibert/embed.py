@@ -157,23 +157,22 @@ def _embed(
             f"the first {note.texts:,} texts are not those that {partial} was begun with: resume with the same texts, "
             "or delete the folder and begin anew"
         )
-    begin = list(islice(texts, 1))
-    if not begin and not note.texts:
-        raise EmbedError("there are no texts to embed")
-    partial.mkdir(exist_ok=True)
     taken: deque[str] = deque()  # texts on their way through the encoder
 
     def record() -> Iterator[str]:
-        for text in chain(begin, texts):
+        for text in texts:
             taken.append(text)
             yield text
 
+    windows = encoder.encode_stream(record(), prompt_name=prompt_name, batch_tokens=batch_tokens, first=note.texts)
+    begin = list(islice(windows, 1))  # before anything is written: a mistake in the first lines leaves nothing behind
+    if not begin and not note.texts:
+        raise EmbedError("there are no texts to embed")
+    partial.mkdir(exist_ok=True)
     with rows.open("r+b" if rows.exists() else "w+b") as file:
         file.truncate(note.size)  # what was written after the last note is written again
         file.seek(note.size)
-        for vectors in encoder.encode_stream(
-            record(), prompt_name=prompt_name, batch_tokens=batch_tokens, first=note.texts
-        ):
+        for vectors in chain(begin, windows):
             window = [taken.popleft() for _ in vectors]
             for text in window:
                 seen.update(_line(text))
