@@ -129,20 +129,20 @@ def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None:
-    """Killed several times at random, and resumed: byte for byte the file of an uninterrupted run."""
+    """Killed twice at random, and resumed: byte for byte the file of an uninterrupted run."""
     corpus, whole, out = (tmp_path / name for name in ("corpus.txt", "whole.safetensors", "out.safetensors"))
     chance = random.Random(0)
     words = ["a", "fly", "soup", "bank", "the", "river", "pilot", "juice"]
     corpus.write_text("".join(f"{' '.join(chance.choices(words, k=chance.randint(1, 5)))}\n" for _ in range(100_000)))
     command = [sys.executable, "-m", "minibert", "embed", str(corpus), "--model", str(small), "-o"]
-    subprocess.run([*command, whole], check=True, capture_output=True)
+    assert run("embed", corpus, "--model", small, "-o", whole).exit_code == 0
     note = tmp_path / "out.safetensors.partial" / "note.json"
     killed, seen = 0, ""
     while True:
         running = subprocess.Popen([*command, out, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while running.poll() is None and killed < 3 and not (note.exists() and note.read_text() != seen):
+        while running.poll() is None and killed < 2 and not (note.exists() and note.read_text() != seen):
             time.sleep(0.01)
-        if killed < 3 and running.poll() is None:  # it has come further: let it write on for a moment
+        if killed < 2 and running.poll() is None:  # it has come further: let it write on for a moment
             time.sleep(chance.uniform(0, 0.3))
             running.send_signal(signal.SIGKILL)
         assert running.stderr.read() == b""
@@ -153,7 +153,7 @@ def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None
         assert running.returncode == -signal.SIGKILL
         assert not out.exists()
         killed, seen = killed + 1, note.read_text()
-    assert killed == 3
+    assert killed == 2
     assert out.read_bytes() == whole.read_bytes()
     assert not note.parent.exists()
     assert embed.read_vectors(out)[0].shape == (100_000, 24)

@@ -26,7 +26,7 @@ TINY = BertConfig(
     intermediate_size=6,
     max_position_embeddings=8,
 )
-thousand = settings(max_examples=1000, deadline=5000)  # milliseconds for one case
+many = settings(max_examples=500, deadline=5000)  # milliseconds for one case
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([0, 1, 2, 10**30]),
@@ -98,7 +98,7 @@ def damage(data: st.DataObject, content: bytes, start: int = 0) -> bytes:
     return content[:position]
 
 
-@thousand
+@many
 @given(fields=configs)
 def test_configs(folder: Path, original: Path, fields: dict[str, Any]) -> None:
     whole = json.loads((original / "config.json").read_text())
@@ -108,7 +108,7 @@ def test_configs(folder: Path, original: Path, fields: dict[str, Any]) -> None:
     shutil.copy(original / "config.json", folder)
 
 
-@thousand
+@many
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_configs_of_anything(folder: Path, original: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
@@ -116,7 +116,7 @@ def test_configs_of_anything(folder: Path, original: Path, content: bytes) -> No
     shutil.copy(original / "config.json", folder)
 
 
-@thousand
+@many
 @given(data=st.data())
 def test_safetensors(folder: Path, original: Path, data: st.DataObject) -> None:
     content = (original / weights.SAFETENSORS).read_bytes()
@@ -127,7 +127,7 @@ def test_safetensors(folder: Path, original: Path, data: st.DataObject) -> None:
     shutil.copy(original / weights.SAFETENSORS, folder)
 
 
-@thousand
+@many
 @given(
     fields=st.dictionaries(
         st.sampled_from(["BertModel", "__metadata__", "pooler.dense.weight", "x"]),
@@ -150,7 +150,7 @@ def test_safetensors_headers(folder: Path, original: Path, fields: dict[str, Any
 
 
 @pytest.mark.parametrize("form", ["zipped.bin", "old.bin"])
-@thousand
+@many
 @given(data=st.data())
 def test_pickles(folder: Path, original: Path, form: str, data: st.DataObject) -> None:
     (folder / weights.SAFETENSORS).unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def test_pickles(folder: Path, original: Path, form: str, data: st.DataObject) -
     shutil.copy(original / weights.SAFETENSORS, folder)
 
 
-@thousand
+@many
 @given(content=json_values | st.fixed_dictionaries({"weight_map": st.dictionaries(st.text(max_size=5), json_values)}))
 def test_indices(folder: Path, original: Path, content: Any) -> None:
     (folder / weights.SAFETENSORS).unlink(missing_ok=True)
@@ -174,7 +174,7 @@ SETTINGS = ["do_lower_case", "strip_accents", "never_split", "pad_token", "model
 SPECIAL = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
 
-@thousand
+@many
 @given(
     before=st.binary(max_size=30) | st.text(max_size=30).map(str.encode),
     after=st.text(max_size=60).map(str.encode),
