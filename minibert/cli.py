@@ -41,7 +41,7 @@ class Commands(click.Group):
             warnings.showwarning = lambda message, *_: click.echo(f"Note: {message}", err=True)
             try:
                 return super().invoke(ctx)
-            except MinibertError as error:
+            except (MinibertError, OSError) as error:
                 raise click.ClickException(str(error)) from None
 
 
@@ -184,32 +184,16 @@ def embed(
     Example:
       minibert embed corpus.txt -o corpus.safetensors
     """
-    folder = store.resolve(name)
-    encoder = SentenceEncoder.from_pretrained(folder, pooling=pooling, layer=layer)
+    if Path(corpus).resolve() == Path(output).resolve():
+        raise click.UsageError(f"{output} is the file of the texts: it would be overwritten")
+    encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, layer=layer)
     try:
-        encoder.to(device)
+        encoder.to(device).encode("a fly")
     except (RuntimeError, AssertionError) as error:
         raise click.ClickException(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from None
-    settings = {
-        "model": name,
-        "weights_sha256": store.sha256(Path(encoder.model.load_report.source)),
-        "pooling": list(encoder.recipe.pooling),
-        "layer": layer,
-        "prompt_name": prompt_name,
-        "max_seq_length": encoder.max_seq_length,
-        "batch_tokens": batch_tokens,
-        "device": device,
-        "minibert": __version__,
-        "torch": torch.__version__,
-    }
     with open_lines(corpus) as texts:
-        count = write_vectors(
-            encoder, texts, output, settings=settings, resume=resume, prompt_name=prompt_name, batch_tokens=batch_tokens
-        )
-    if count:
-        click.echo(f"{output}: {count:,} vectors of {encoder.dimension} numbers")
-    else:
-        click.echo(f"{output} is complete, and there is nothing to resume: delete it, or leave out --resume")
+        count = write_vectors(encoder, texts, output, resume=resume, prompt_name=prompt_name, batch_tokens=batch_tokens)
+    click.echo(f"{output}: {count:,} vectors of {encoder.dimension} numbers")
 
 
 @main.command()
@@ -231,15 +215,16 @@ def search(corpus: str, queries: tuple[str, ...], top_k: int, vectors: str | Non
         texts = list(lines)
     if not texts:
         raise click.ClickException(f"{corpus} is empty: there is nothing to search in")
-    pooling, layer, source = None, -1, None
     if vectors:
-        source, made = read_vectors(vectors)
-        if made.get("texts_sha256") != digest(texts):
+        source, made_of = read_vectors(vectors)
+        if made_of["texts_sha256"] != digest(texts):
             raise click.ClickException(f"{vectors} was not made of {corpus} as it is now: embed it again")
-        pooling, layer = json.loads(made["pooling"]), json.loads(made["layer"])
-    encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, layer=layer)
-    if source is not None and made["weights_sha256"] != store.sha256(Path(encoder.model.load_report.source)):
-        raise click.ClickException(f"{vectors} was made by another model: search with --model {made['model']}")
+        pooling, layers = json.loads(made_of["pooling"]), json.loads(made_of["layers"])
+        encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, layer=layers)
+        if made_of["encoder"] != encoder.fingerprint():
+            raise click.ClickException(f"{vectors} was made by another model than {name}: say which with --model")
+    else:
+        source, encoder = None, SentenceEncoder.from_pretrained(name)
     found = []
     for query, hits in zip(queries, encoder.search(queries, texts if source is None else source, top_k), strict=True):
         rows = [[f"{hit.score:.4f}", str(hit.corpus_id + 1), texts[hit.corpus_id]] for hit in hits]

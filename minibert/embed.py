@@ -1,30 +1,35 @@
 """How is a file of a million texts embedded, without losing one?
 
 One text a line, one vector a row. What is done lies in the folder `OUT.partial` until all is done: the rows so far, and
-a note of how many they are and of what. Rows are on the disk before the note says so, and a note is replaced in one
-step; so whatever happens, and whenever, a second run goes on from the last note. The texts are computed in windows that
-begin at the same places each time, so it ends in the same bytes.
+a note of how many they are and what they were made of. Rows are on the disk before the note says so, and a note is
+replaced in one step; so whatever happens, and whenever, a second run goes on from the last note. The texts are computed
+in windows that begin at the same places each time, so it ends in the same bytes.
 """
 
 import hashlib
 import json
 import os
-import shutil
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minibert.errors import EmbedError, StoreError
+from minibert import __version__
+from minibert.batches import BATCH_TOKENS
+from minibert.errors import EmbedError, StoreError, TextTypeError
 from minibert.sentence import SentenceEncoder
 
-ROWS, NOTE = "rows", "note.json"
+ROWS, NOTE, LOCK = "rows", "note.json", "lock"
 
 
 def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
@@ -47,7 +52,7 @@ def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
             raise EmbedError(
                 f"line {number:,} of {name} is no UTF-8 text ({error.reason} at byte {error.start})"
             ) from None
-        if not text.strip():
+        if all(character.isspace() or unicodedata.category(character).startswith("C") for character in text):
             raise EmbedError(f"line {number:,} of {name} is blank, and each line is a text: remove it")
         yield text
 
@@ -57,39 +62,58 @@ def embed(
     texts: Iterable[str],
     file: str | os.PathLike[str],
     *,
-    settings: dict[str, Any],
     resume: bool = False,
     prompt_name: str | None = None,
-    batch_tokens: int = 1024,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> int:
     """Writes the vectors of texts to a file, row by row in their order.
 
     Args:
         encoder: what makes the vectors.
         texts: any number of them; only a window is held in memory.
-        file: where to; its ending is the form. `.safetensors`: a tensor "vectors" (N, E), with the settings as
+        file: where to; its ending is the form. `.safetensors`: a tensor "vectors" (N, E), with what it was made of as
             metadata. `.npy`: the same for NumPy. `.jsonl`: a line for each text, {"text": …, "vector": […]}. All are
             float32, in decimal digits enough to tell each number apart.
-        settings: what the vectors depend on, as JSON; a run is resumed with the same ones only.
-        resume: go on where an interrupted run ended, with the same texts; if there was none, begin.
+        resume: go on where an interrupted run ended, with the same texts and encoder; if there was none, begin.
         prompt_name, batch_tokens: as for `SentenceEncoder.encode`.
 
     Returns:
         The number of texts, those of an interrupted run included.
 
     Raises:
-        EmbedError: the ending is none of these; there are no texts; an interrupted run is there and `resume` is not
-            said, or its texts or settings were others.
+        EmbedError: the ending is none of these; there are no texts; another run writes the same file; an interrupted
+            run is there and `resume` is not said, or its texts, encoder or settings were others.
         StoreError: the file cannot be written.
-        TextError: a text has nothing in it. What was done before it is kept.
+        TextTypeError, TextError: something that is not a text, or has nothing in it. What was done before it is kept.
     """
     target = Path(file)
     if target.suffix not in FORMS:
         raise EmbedError(f"the ending of {target} must be one of {', '.join(FORMS)}: it is the form of the file")
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise TextTypeError(f"texts must be a list or another iterable of strings, not {type(texts).__name__}")
+    made_of = {
+        "pooling": list(encoder.recipe.pooling),
+        "layers": encoder.model.config.num_hidden_layers,
+        "prompt": encoder.prompt(prompt_name),
+        "batch_tokens": batch_tokens,
+        "device": encoder.device.type,
+        "minibert": __version__,
+        "torch": torch.__version__,
+        "encoder": encoder.fingerprint(),
+    }
+    partial = target.with_name(f"{target.name}.partial")
     try:
-        return _embed(encoder, iter(texts), target, dict(settings), resume, prompt_name, batch_tokens)
+        partial.mkdir(exist_ok=True)
+        with FileLock(partial / LOCK, blocking=False):
+            try:
+                return _embed(encoder, iter(texts), target, partial, made_of, resume, prompt_name, batch_tokens)
+            finally:
+                _tidy(partial)
+    except Timeout:
+        raise EmbedError(f"another run is writing {target}: wait until it ends, or choose another file") from None
     except OSError as error:
-        raise StoreError(f"cannot write {target}: {error}; what was done is kept in {_partial(target)}") from error
+        kept = f"; what was done is kept in {partial}" if (partial / NOTE).exists() else ""
+        raise StoreError(f"cannot write {target}: {error}{kept}") from error
 
 
 def read_vectors(file: str | os.PathLike[str]) -> tuple[Tensor, dict[str, str]]:
@@ -100,8 +124,9 @@ def read_vectors(file: str | os.PathLike[str]) -> tuple[Tensor, dict[str, str]]:
     """
     try:
         with safe_open(file, framework="pt") as opened:
-            return opened.get_tensor("vectors"), opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
+            vectors, made_of = opened.get_tensor("vectors"), opened.metadata()
+            return vectors, {name: made_of[name] for name in ("encoder", "pooling", "layers", "texts_sha256")}
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise EmbedError(f"{file} is no file of vectors that 'minibert embed' wrote ({error})") from None
 
 
@@ -120,33 +145,28 @@ class Note:
     texts: int
     size: int
     texts_sha256: str
-    settings: dict[str, Any]
+    made_of: dict[str, Any]
 
 
 def _embed(
     encoder: SentenceEncoder,
     texts: Iterator[str],
     target: Path,
-    settings: dict[str, Any],
+    partial: Path,
+    made_of: dict[str, Any],
     resume: bool,
     prompt_name: str | None,
     batch_tokens: int,
 ) -> int:
-    partial, form = _partial(target), FORMS[target.suffix]
-    rows, found = partial / ROWS, _read_note(partial)
-    if found and not resume:
+    form, rows, found = FORMS[target.suffix], partial / ROWS, _read_note(partial)
+    if found and found.texts and not resume:
         raise EmbedError(f"{partial} is there, of an interrupted run: resume it (--resume), or delete the folder")
-    if resume and not found and target.exists():
-        return 0
-    length = len(form.header(0, encoder.dimension, settings, digest([])))
-    note = found or Note(0, length, digest([]), settings)
-    if note.texts and not rows.exists() and target.exists():  # interrupted when all was done
-        shutil.rmtree(partial)
-        return note.texts
-    for name in note.settings.keys() | settings.keys():
-        if note.settings.get(name) != settings.get(name):
+    length = len(form.header(0, encoder.dimension, made_of, digest([])))
+    note = found if found and resume else Note(0, length, digest([]), made_of)
+    for name in {**made_of, **note.made_of}:
+        if note.made_of.get(name) != made_of.get(name):
             raise EmbedError(
-                f"{partial} was begun with {name} {note.settings.get(name)!r}, and now it is {settings.get(name)!r}: "
+                f"{partial} was begun with {name} {note.made_of.get(name)!r}, and now it is {made_of.get(name)!r}: "
                 "resume with the same settings, or delete the folder and begin anew"
             )
     seen = hashlib.sha256()
@@ -157,6 +177,12 @@ def _embed(
             f"the first {note.texts:,} texts are not those that {partial} was begun with: resume with the same texts, "
             "or delete the folder and begin anew"
         )
+    if note.texts and not rows.exists() and target.exists() and target.stat().st_size == note.size:
+        (partial / NOTE).unlink()  # interrupted when all was done
+        return note.texts
+    if note.texts and (not rows.exists() or rows.stat().st_size < note.size):
+        raise EmbedError(f"{rows} is shorter than {partial / NOTE} says: delete the folder and begin anew")
+
     taken: deque[str] = deque()  # texts on their way through the encoder
 
     def record() -> Iterator[str]:
@@ -168,7 +194,6 @@ def _embed(
     begin = list(islice(windows, 1))  # before anything is written: a mistake in the first lines leaves nothing behind
     if not begin and not note.texts:
         raise EmbedError("there are no texts to embed")
-    partial.mkdir(exist_ok=True)
     with rows.open("r+b" if rows.exists() else "w+b") as file:
         file.truncate(note.size)  # what was written after the last note is written again
         file.seek(note.size)
@@ -178,18 +203,23 @@ def _embed(
                 seen.update(_line(text))
             file.write(form.rows(window, vectors))
             _on_disk(file)
-            note = Note(note.texts + len(window), file.tell(), seen.hexdigest(), settings)
+            note = Note(note.texts + len(window), file.tell(), seen.hexdigest(), made_of)
             _write_note(note, partial)
         file.seek(0)
-        file.write(form.header(note.texts, encoder.dimension, settings, note.texts_sha256))
+        file.write(form.header(note.texts, encoder.dimension, made_of, note.texts_sha256))
         _on_disk(file)
     rows.replace(target)
-    shutil.rmtree(partial)
+    (partial / NOTE).unlink()
     return note.texts
 
 
-def _partial(target: Path) -> Path:
-    return target.with_name(f"{target.name}.partial")
+def _tidy(partial: Path) -> None:
+    """Leaves nothing behind where there is nothing to resume: all is done, or nothing."""
+    if not (partial / NOTE).exists():
+        (partial / ROWS).unlink(missing_ok=True)
+        (partial / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else's files are in it
+            partial.rmdir()
 
 
 def _line(text: str) -> bytes:
@@ -222,16 +252,18 @@ def _write_note(note: Note, partial: Path) -> None:
 class Form:
     """A file format: what stands before the rows, of one length however many they are, and the rows themselves."""
 
-    header: Callable[[int, int, dict[str, Any], str], bytes]  # of texts, width, settings and the texts' sha256
+    header: Callable[
+        [int, int, dict[str, Any], str], bytes
+    ]  # of texts, width, what they were made of, the texts' sha256
     rows: Callable[[list[str], Tensor], bytes]
 
 
-def _safetensors_header(texts: int, width: int, settings: dict[str, Any], texts_sha256: str) -> bytes:
+def _safetensors_header(texts: int, width: int, made_of: dict[str, Any], texts_sha256: str) -> bytes:
     """Eight bytes with the length of a JSON object, and the object, filled up with spaces to a fixed length."""
 
     def header(number: int) -> bytes:
         tensor = {"dtype": "F32", "shape": [number, width], "data_offsets": [0, 4 * number * width]}
-        metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+        metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in made_of.items()}
         metadata["texts_sha256"] = texts_sha256
         return json.dumps({"__metadata__": metadata, "vectors": tensor}).encode()
 
@@ -239,7 +271,7 @@ def _safetensors_header(texts: int, width: int, settings: dict[str, Any], texts_
     return length.to_bytes(8, "little") + header(texts).ljust(length)
 
 
-def _npy_header(texts: int, width: int, settings: dict[str, Any], texts_sha256: str) -> bytes:
+def _npy_header(texts: int, width: int, made_of: dict[str, Any], texts_sha256: str) -> bytes:
     """NumPy's format 1.0: magic bytes, and a dictionary as Python writes it, filled up to 128 bytes in all."""
     fields = {"descr": "<f4", "fortran_order": False, "shape": (texts, width)}
     return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + str(fields).encode().ljust(117) + b"\n"
@@ -261,5 +293,5 @@ def _json_rows(texts: list[str], vectors: Tensor) -> bytes:
 FORMS = {
     ".safetensors": Form(_safetensors_header, _binary_rows),
     ".npy": Form(_npy_header, _binary_rows),
-    ".jsonl": Form(lambda texts, width, settings, texts_sha256: b"", _json_rows),
+    ".jsonl": Form(lambda texts, width, made_of, texts_sha256: b"", _json_rows),
 }

@@ -4,6 +4,10 @@ All of them are `MinibertError`s, so one `except` catches them all; each is also
 that knows nothing of minibert still catches it as a `ValueError`, `FileNotFoundError` and so on.
 """
 
+import sys
+import warnings
+from pathlib import Path
+
 
 class MinibertError(Exception):
     """The root of all errors below."""
@@ -79,3 +83,12 @@ class MissingPackageError(MinibertError, ImportError):
 
 class NewParametersWarning(UserWarning):
     """A model was loaded from a checkpoint that lacks some of its parameters, which start at random."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warns at the line of the caller's own code, however deep in minibert or PyTorch the reason was found."""
+    inside = (str(Path(__file__).parent), str(Path(sys.modules["torch"].__file__ or "").parent))
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith(inside):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -24,6 +24,7 @@ from minibert.config import choose
 from minibert.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from minibert.json_files import read_object, read_objects
 from minibert.pooling import POOLING
+from minibert.similarity import SCORES
 
 # Activations of a Dense step by the last part of the name that its file gives: "torch.nn.modules.activation.Tanh".
 DENSE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,6 +47,39 @@ POOLING_FLAGS = {
 }
 
 
+# The settings that each file may have, and the values that are supported; without any, the value is read. What is not
+# here is refused: a setting that is passed over makes vectors that look right and are not.
+SENTENCE = ("sentence_embedding", None)
+POOLING_SETTINGS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(POOLING_FLAGS, (True, False)),
+    **dict.fromkeys(("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt"), ()),
+}
+DENSE: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("in_features", "out_features", "bias", "activation_function"), ()),
+    "use_residual": (False,),
+    "module_input_name": SENTENCE,
+    "module_output_name": SENTENCE,
+}
+NORMALIZE: dict[str, tuple[Any, ...]] = {"module_input_name": SENTENCE, "module_output_name": SENTENCE}
+TRANSFORMER: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("max_seq_length", "do_lower_case"), ()),
+    **dict.fromkeys(("model_args", "tokenizer_args", "config_args", "model_kwargs", "config_kwargs"), ({}, None)),
+    **dict.fromkeys(("processor_kwargs", "processing_kwargs"), ({}, None)),
+    "transformer_task": ("feature-extraction",),
+    "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
+    "module_output_name": ("token_embeddings",),
+}
+TRANSFORMER_FILES = [
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+GENERAL: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("__version__", "prompts", "default_prompt_name", "similarity_fn_name"), ()),
+    "model_type": ("SentenceTransformer", None),
+    "truncate_dim": (None,),
+}
+
+
 class Dense(nn.Module):
     """One more linear layer, (B, D) → (B, E), and its activation."""
 
@@ -54,6 +88,9 @@ class Dense(nn.Module):
         self.linear = nn.Linear(in_features, out_features, bias)
         self.activation = activation
         self.function = choose(DENSE_ACTIVATIONS, "activation_function", activation)
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}"
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.function(self.linear(vectors))
@@ -112,17 +149,24 @@ def read_recipe(folder: Path) -> Recipe:
             f"{folder / 'modules.json'} has the steps {', '.join(kinds)}: what can be read is Transformer, Pooling, "
             "then any of Dense and Normalize"
         )
-    transformer = _settings(folder / steps[0][1] / "sentence_bert_config.json")
+    inner = folder / steps[0][1]
+    if (inner / "adapter_config.json").is_file():
+        raise ConfigError(f"{inner} has an adapter, adapter_config.json: merge it into the weights first")
+    files = [inner / name for name in TRANSFORMER_FILES if (inner / name).is_file()]
+    transformer = _settings(files[0], TRANSFORMER) if files else {}
     pooling = folder / steps[1][1] / "config.json"
-    fields = read_object(pooling, ConfigError)
+    fields = check_settings(read_object(pooling, ConfigError), pooling, POOLING_SETTINGS)
     if "pooling_mode" in fields:
         modes = fields["pooling_mode"]
         modes = [modes] if isinstance(modes, str) else modes
     else:
         modes = [mode for flag, mode in POOLING_FLAGS.items() if fields.get(flag)] or ["mean"]
-    after = [Normalize() if kind == "Normalize" else _read_dense(folder / path) for kind, path in steps[2:]]
-    general = folder / "config_sentence_transformers.json"
-    settings = _settings(general)
+    readers: dict[str, Callable[[Path], Dense | Normalize]] = {"Normalize": _read_normalize, "Dense": _read_dense}
+    after = [readers[kind](folder / path) for kind, path in steps[2:]]
+    settings = _settings(folder / "config_sentence_transformers.json", GENERAL)
+    prompts = settings.get("prompts") or {}
+    if isinstance(prompts, dict):  # sentence-transformers knows these two in every checkpoint
+        prompts = {"query": "", "document": ""} | {name: text for name, text in prompts.items() if text is not None}
     try:
         return check_recipe(
             Recipe(
@@ -131,7 +175,7 @@ def read_recipe(folder: Path) -> Recipe:
                 max_seq_length=transformer.get("max_seq_length"),
                 do_lower_case=transformer.get("do_lower_case") or False,
                 include_prompt=fields.get("include_prompt", True),
-                prompts=settings.get("prompts") or {},
+                prompts=prompts,
                 default_prompt_name=settings.get("default_prompt_name"),
                 similarity_fn_name=settings.get("similarity_fn_name") or "cosine",
             )
@@ -147,6 +191,9 @@ def check_recipe(recipe: Recipe) -> Recipe:
         raise ConfigError(f"pooling must be one or more of {', '.join(POOLING)}, not {reprlib.repr(modes)}")
     for mode in modes:
         choose(POOLING, "pooling", mode)
+    if not all(isinstance(step, Dense | Normalize) for step in recipe.after):
+        raise ConfigError(f"after must hold Dense and Normalize steps, not {reprlib.repr(recipe.after)}")
+    choose(SCORES, "similarity_fn_name", recipe.similarity_fn_name)
     length = recipe.max_seq_length
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 3):
         raise ConfigError(f"max_seq_length must be a whole number from 3, not {reprlib.repr(length)}")
@@ -208,8 +255,11 @@ def _steps(folder: Path) -> list[tuple[str, str]]:
         kind, path = step.get("type"), step.get("path")
         if not isinstance(kind, str) or not isinstance(path, str):
             raise ConfigError(f"{file}: a step must have a type and a path, and {reprlib.repr(step)} has not")
+        path = "" if path == "." else path
         if path and not re.fullmatch(r"\w[\w.-]*", path, re.ASCII):  # nothing outside the checkpoint's folder
             raise ConfigError(f"{file}: the path {path!r} of a step is no folder beside it")
+        if not kind.startswith("sentence_transformers."):
+            raise ConfigError(f"{file}: the step {kind} is code of the checkpoint's own, which is never run")
         name = kind.rpartition(".")[2]
         steps.append(("Transformer" if name == "BERT" else name, path))  # its name in the first versions
     if not steps:
@@ -219,10 +269,7 @@ def _steps(folder: Path) -> list[tuple[str, str]]:
 
 def _read_dense(folder: Path) -> Dense:
     file = folder / "config.json"
-    fields = read_object(file, ConfigError)
-    for setting, only in (("use_residual", False), ("module_input_name", "sentence_embedding")):
-        if fields.get(setting, only) != only:
-            raise ConfigError(f"{file}: {setting} is {fields[setting]!r}, and only {only!r} is supported")
+    fields = check_settings(read_object(file, ConfigError), file, DENSE)
     found = [name for name in (weights.SAFETENSORS, weights.PICKLE) if (folder / name).is_file()]
     if not found:
         raise CheckpointNotFoundError(f"{folder} has no weights: neither {weights.SAFETENSORS} nor {weights.PICKLE}")
@@ -244,9 +291,24 @@ def _read_dense(folder: Path) -> Dense:
     return dense.requires_grad_(False)
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    """A JSON object from a file that need not be there."""
-    return read_object(file, ConfigError) if file.is_file() else {}
+def _read_normalize(folder: Path) -> Normalize:
+    _settings(folder / "config.json", NORMALIZE)
+    return Normalize()
+
+
+def _settings(file: Path, known: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """The settings in a file that need not be there."""
+    return check_settings(read_object(file, ConfigError), file, known) if file.is_file() else {}
+
+
+def check_settings(fields: dict[str, Any], file: Path, known: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """The settings, once each is known, and has one of its known values where these are listed."""
+    for name, value in fields.items():
+        if name not in known:
+            raise ConfigError(f"{file}: the setting {name} ({reprlib.repr(value)}) is not supported")
+        if known[name] and value not in known[name]:
+            raise ConfigError(f"{file}: {name} is {reprlib.repr(value)}, and only {known[name][0]!r} is supported")
+    return fields
 
 
 def _write(file: Path, content: Any) -> None:

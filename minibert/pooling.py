@@ -126,7 +126,7 @@ def _layer_numbers(hidden_states: Sequence[Tensor], layers: str | Sequence[int])
         if not named[layers] or named[layers][0] <= -count:  # -count is the embeddings, which are no layer
             raise PoolingError(f"there are no {layers!r} among {count - 1} layers")
         return named[layers]
-    if not isinstance(layers, list | tuple | range) or not all(isinstance(layer, int) for layer in layers):
+    if not isinstance(layers, list | tuple | range) or not all(type(layer) is int for layer in layers):
         raise PoolingError(f"layers must be a list of whole numbers, such as [-2, -1]; it is {layers!r}")
     wrong = [layer for layer in layers if not -count <= layer < count]
     if wrong or not layers:

@@ -5,9 +5,9 @@ BERT with a pooling makes one too, but was not trained for it: its cosines are a
 """
 
 import dataclasses
+import hashlib
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,16 +16,17 @@ from typing import overload
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
+from safetensors.torch import save
 from tokenizers import normalizers
 from torch import Tensor, nn
 
 from minibert import store
 from minibert.batches import BATCH_TOKENS, by_length
-from minibert.errors import ConfigError, InputError, StoreError, TextError, TextTypeError, TruncationWarning
+from minibert.errors import ConfigError, InputError, StoreError, TextError, TextTypeError, TruncationWarning, warn
 from minibert.model import BertModel
 from minibert.modules import Dense, Recipe, check_recipe, read_recipe, transformer_folder, write_recipe
 from minibert.pooling import POOLING
-from minibert.similarity import Hit, check_score, semantic_search, similarity
+from minibert.similarity import Hit, semantic_search, similarity
 from minibert.tokenizer import BertTokenizer
 
 WINDOW = 4096  # texts of a stream that are held at a time: enough to find many of one length
@@ -47,11 +48,14 @@ class SentenceEncoder(nn.Module):
 
     def __init__(self, model: BertModel, tokenizer: BertTokenizer, recipe: Recipe | None = None) -> None:
         super().__init__()
+        parts: list[object] = [model, tokenizer]
+        if [type(part) for part in parts] != [BertModel, BertTokenizer]:
+            given = " and ".join(type(part).__name__ for part in parts)
+            raise InputError(f"an encoder is made of a BertModel and a BertTokenizer, not of {given}")
         self.recipe = check_recipe(recipe or Recipe())
-        check_score(self.recipe.similarity_fn_name)
         self.model = model
         self.tokenizer = tokenizer
-        self.after = nn.Sequential(*self.recipe.after)
+        self.after = nn.Sequential(*self.recipe.after).to(model.embeddings.word_embeddings.weight.dtype)
         self.dimension = model.config.hidden_size * len(self.recipe.pooling)  # E, the width of the vectors
         for step in self.recipe.after:
             if isinstance(step, Dense):
@@ -60,7 +64,8 @@ class SentenceEncoder(nn.Module):
                         f"a Dense step takes vectors of {step.linear.in_features} numbers, and gets {self.dimension}"
                     )
                 self.dimension = step.linear.out_features
-        self.max_seq_length = min(self.recipe.max_seq_length or tokenizer.model_max_length, tokenizer.model_max_length)
+        positions = model.config.max_position_embeddings
+        self.max_seq_length = min(self.recipe.max_seq_length or tokenizer.model_max_length, positions)
 
     @classmethod
     def from_pretrained(
@@ -110,9 +115,33 @@ class SentenceEncoder(nn.Module):
         return cls(model, tokenizer, recipe).eval()
 
     @property
+    def max_seq_length(self) -> int:
+        """Where texts are cut, in tokens, [CLS] and [SEP] included; it can be set."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        positions = self.model.config.max_position_embeddings
+        if isinstance(length, bool) or not isinstance(length, int) or not 3 <= length <= positions:
+            raise ConfigError(
+                f"max_seq_length must be a whole number from 3 to the model's {positions}, not {length!r}"
+            )
+        self._max_seq_length = length
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are, and texts are computed."""
         return self.model.embeddings.word_embeddings.weight.device
+
+    def fingerprint(self) -> str:
+        """The sha256 of all that decides a vector: parameters, vocabulary, steps and settings."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(save({"": tensor.cpu().contiguous()}))
+        fields = {**vars(self.recipe), "after": str(self.after), "prompts": None, "default_prompt_name": None}
+        digest.update(f"{self.tokenizer.to_json()} {self.max_seq_length} {fields} {self.model.config}".encode())
+        return digest.hexdigest()
 
     def forward(
         self,
@@ -206,8 +235,12 @@ class SentenceEncoder(nn.Module):
             raise InputError("the encoder is in training mode, and its dropout makes every call another: call .eval()")
         if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
             raise TextError(f"batch_tokens is {batch_tokens!r}, and must be a whole number from 1")
-        before = self._prompt(prompt_name, prompt)
+        before = self.prompt(prompt_name, prompt)
         excluded = 0 if self.recipe.include_prompt or not before else len(self.tokenizer.encode([before])[0]) - 1
+        if excluded >= self.max_seq_length - 1:
+            raise TextError(
+                f"the prompt has {excluded} tokens, and max_seq_length is {self.max_seq_length}: no text fits"
+            )
         total = len(texts) if isinstance(texts, Sequence) else None
         disable = None if show_progress_bar is None else not show_progress_bar
         stream, done, cut = iter(texts), 0, 0
@@ -226,11 +259,10 @@ class SentenceEncoder(nn.Module):
                 done += len(window)
                 yield F.normalize(vectors) if normalize_embeddings else vectors
         if cut:
-            warnings.warn(
+            warn(
                 f"{cut:,} of {done:,} texts are longer than {self.max_seq_length} tokens and were cut: the rest "
                 "has no part in their vectors",
                 TruncationWarning,
-                stacklevel=3,
             )
 
     def similarity(self, a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -296,8 +328,8 @@ class SentenceEncoder(nn.Module):
         except (OSError, SafetensorError) as error:
             raise StoreError(f"cannot save to the folder {folder}: {error}") from error
 
-    def _prompt(self, name: str | None, prompt: str | None) -> str:
-        """The text that goes before each text."""
+    def prompt(self, name: str | None = None, prompt: str | None = None) -> str:
+        """The text that goes before each text, for arguments as `encode` takes them. Raises as `encode` does."""
         if prompt is not None:
             if name is not None or not isinstance(prompt, str):
                 raise TextTypeError("give a prompt, which is a string, or a prompt_name, and not both")
@@ -305,7 +337,7 @@ class SentenceEncoder(nn.Module):
         name = self.recipe.default_prompt_name if name is None else name
         if name is None:
             return ""
-        if name not in self.recipe.prompts:
+        if not isinstance(name, str) or name not in self.recipe.prompts:
             there = ", ".join(self.recipe.prompts) or "none"
             raise TextError(f"there is no prompt {name!r}; this checkpoint has {there}")
         return self.recipe.prompts[name]

@@ -75,7 +75,7 @@ def similarity(a: Tensor, b: Tensor | None = None, score: str = "cosine") -> Ten
         raise PoolingError(
             f"a must be (N, D) and b (M, D) with the same D; they are {tuple(a.shape)}, {tuple(b.shape)}"
         )
-    return _SCORES[score](_prepare(a, "a", score), _prepare(b, "b", score))
+    return SCORES[score](_prepare(a, "a", score), _prepare(b, "b", score))
 
 
 def pairwise_similarity(u: Tensor, v: Tensor, score: str = "cosine") -> Tensor:
@@ -137,7 +137,7 @@ def semantic_search(
     check_score(score)
     _check(queries, corpus, "queries", "corpus")
     for name, number in (("top_k", top_k), ("block_size", block_size)):
-        if not isinstance(number, int) or number < 1:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise PoolingError(f"{name} is {number!r}, and must be a whole number from 1")
     queries = torch.atleast_2d(queries)
     if queries.dim() != 2 or corpus.dim() != 2 or queries.shape[1] != corpus.shape[1] or 0 in corpus.shape:
@@ -150,7 +150,9 @@ def semantic_search(
     for start in range(0, len(corpus), block_size):
         block = _prepare(corpus[start : start + block_size], "corpus", score, start)  # (M, D) → (block, D)
         for first in range(0, len(queries), 1024):
-            scores, places = _SCORES[score](queries[first : first + 1024], block).topk(min(top_k, len(block)))
+            scores, places = SCORES[score](queries[first : first + 1024], block).topk(min(top_k, len(block)))
+            if not scores.isfinite().all():
+                raise PoolingError(f"some scores are too large for {scores.dtype}: scale the vectors down")
             rows = zip(scores.tolist(), (places + start).tolist(), strict=True)
             for number, (values, ids) in enumerate(rows, first):
                 found[number] = sorted([*found[number], *map(Hit, ids, values)], key=_best_first)[:top_k]
@@ -168,18 +170,23 @@ def rank(query: Tensor, corpus: Tensor, score: str = "cosine") -> list[Hit]:
 
 def check_score(score: str) -> None:
     """Raises a `PoolingError` if there is no score of that name."""
-    if not isinstance(score, str) or score not in _SCORES:
-        raise PoolingError(f"score is {score!r}, and must be one of {', '.join(_SCORES)}")
+    if not isinstance(score, str) or score not in SCORES:
+        raise PoolingError(f"score is {score!r}, and must be one of {', '.join(SCORES)}")
 
 
 # Of vectors that `_prepare` returned, (N, D) and (M, D) → (N, M); by the names that sentence-transformers gave them.
-_SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": lambda a, b: a @ b.T,
     "dot": lambda a, b: a @ b.T,
-    # The way through a matrix product, |a|² + |b|² - 2·a·b, is faster, and loses all digits between close vectors.
-    "euclidean": lambda a, b: -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist"),
-    "manhattan": lambda a, b: -torch.cdist(a, b, p=1),
+    "euclidean": lambda a, b: -_distances(a, b, p=2),
+    "manhattan": lambda a, b: -_distances(a, b, p=1),
 }
+
+
+def _distances(a: Tensor, b: Tensor, p: int) -> Tensor:
+    wide = torch.promote_types(a.dtype, torch.float32)  # it is not there for half precision
+    # The way through a matrix product, |a|² + |b|² - 2·a·b, is faster, and loses all digits between close vectors.
+    return torch.cdist(a.to(wide), b.to(wide), p, compute_mode="donot_use_mm_for_euclid_dist").to(a.dtype)
 
 
 def _prepare(vectors: Tensor, name: str, score: str, start: int = 0) -> Tensor:

@@ -42,7 +42,7 @@ FILES = (
     *weights.PATTERNS,
     *TOKENIZER_FILES,
     "modules.json",
-    "sentence_bert_config.json",
+    "sentence_*_config.json",
     "config_sentence_transformers.json",
     "[0-9]_*/config.json",
     "[0-9]_*/model.safetensors",

@@ -10,7 +10,6 @@ import operator
 import os
 import reprlib
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -27,6 +26,7 @@ from minibert.errors import (
     TextError,
     TextTypeError,
     TokenizerError,
+    warn,
 )
 from minibert.json_files import read_object
 
@@ -160,12 +160,17 @@ class BertTokenizer:
         }
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.tokenizer.no_truncation()
-            self.tokenizer.save(str(Path(folder) / "tokenizer.json"))
+            (Path(folder) / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
             text = json.dumps(settings, indent=2) + "\n"
             (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
-        except Exception as error:  # the library raises no narrower type
+        except OSError as error:
             raise StoreError(f"cannot save the tokenizer to the folder {folder}: {error}") from None
+
+    def to_json(self) -> str:
+        """The content of `tokenizer.json`: the vocabulary, and all that is done to a text."""
+        with self._lock:
+            self.tokenizer.no_truncation()
+            return self.tokenizer.to_str(pretty=True)
 
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size()
@@ -243,11 +248,10 @@ class BertTokenizer:
             if len(encoding) <= special or (len(parts) == 2 and set(encoding.sequence_ids) < {0, 1, None}):
                 raise TextError(f"text {row} has nothing to encode: {reprlib.repr(text)}")
             if parts[0].startswith("[CLS]"):
-                warnings.warn(
+                warn(
                     f"text {row} begins with [CLS], which the tokenizer adds itself: leave out [CLS] and [SEP], "
                     f"or the model reads them twice: {' '.join(encoding.tokens[:4])} …",
                     DoubledTokensWarning,
-                    stacklevel=3,
                 )
         return encodings
 
@@ -265,7 +269,7 @@ class BertTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """The pieces of a text, without special tokens."""
-        _check_text(text, "the text")
+        check_text(text, "the text")
         (encoding,) = self._encode([text], None, add_special_tokens=False)
         return encoding.tokens
 
@@ -281,7 +285,7 @@ class BertTokenizer:
         """
         if isinstance(tokens, list | tuple):
             return [self.convert_tokens_to_ids(token) for token in tokens]
-        _check_text(tokens, "a token")
+        check_text(tokens, "a token")
         found = self.tokenizer.token_to_id(tokens)
         if found is None:
             pieces = " ".join(self.tokenize(tokens)) or "nothing"
@@ -340,16 +344,17 @@ def _as_list(text: Text | Sequence[Text], text_pair: str | Sequence[str] | None,
         raise TextError("the list of texts is empty")
     for row, item in enumerate(texts, first):
         if isinstance(item, tuple) and len(item) == 2:
-            _check_text(item[0], f"the first of pair {row}")
-            _check_text(item[1], f"the second of pair {row}")
+            check_text(item[0], f"the first of pair {row}")
+            check_text(item[1], f"the second of pair {row}")
         else:
-            _check_text(item, f"text {row}")
+            check_text(item, f"text {row}")
         if isinstance(item, tuple) != isinstance(texts[0], tuple):
             raise TextTypeError("texts and pairs cannot be mixed in one list")
     return texts
 
 
-def _check_text(text: object, what: str) -> None:
+def check_text(text: object, what: str) -> None:
+    """Raises a `TextTypeError` for what is no string, and a `TextError` for one that is no valid Unicode."""
     if not isinstance(text, str):
         raise TextTypeError(f"{what} must be a string, not {type(text).__name__}; several texts go in a list")
     try:
@@ -413,6 +418,14 @@ def _apply(settings: dict[str, Any], tokenizer: Tokenizer) -> None:
             if not isinstance(value, bool) and value is not None:
                 raise TokenizerError(f"{name} in tokenizer_config.json must be true or false, not {value!r}")
             setattr(normalizer, ours, value)
+    for token in SPECIAL_TOKENS:
+        name = f"{token[1:-1].lower()}_token"
+        value = settings.get(name) or token
+        content = value.get("content") if isinstance(value, dict) else value
+        if content != token and token != "[PAD]":
+            raise TokenizerError(f"{name} in tokenizer_config.json is {content!r}, and only {token!r} is supported")
+    if settings.get("truncation_side", "right") != "right":
+        raise TokenizerError("truncation_side in tokenizer_config.json must be 'right': only ends of texts are cut")
     never_split = settings.get("never_split") or []
     if not isinstance(never_split, list) or not all(isinstance(token, str) and token for token in never_split):
         raise TokenizerError(f"never_split in tokenizer_config.json must be a list of tokens, not {never_split!r}")

@@ -7,11 +7,13 @@ matters: [CLS] shifts every token by one.
 """
 
 import difflib
+import reprlib
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from tokenizers import Encoding
 from torch import Tensor, nn
 
 from minibert.batches import by_length
@@ -19,7 +21,7 @@ from minibert.errors import InputError, PoolingError, TextTypeError, WordError
 from minibert.model import BertModel
 from minibert.pooling import combine_layers
 from minibert.similarity import pairwise_similarity
-from minibert.tokenizer import BertTokenizer
+from minibert.tokenizer import BertTokenizer, check_text
 
 Subwords = Literal["first", "last", "mean", "sum"]
 Layer = int | str | Sequence[int]
@@ -57,7 +59,8 @@ def embed_word(
     """The vector of one word in its sentence.
 
     The word is found as the tokenizer normalises it: an uncased model finds "Fly" for "fly", and accents count as much
-    as they do for the tokenizer. It must be whole, "fly" is not in "flying"; it may be several words, "New York".
+    as they do for the tokenizer. It must be whole, "fly" is not in "flying"; it may be several words, "New York". In
+    scripts without spaces between words (Chinese, Japanese, Thai …) it may begin and end wherever a token does.
 
     Args:
         model: a `BertModel`, or a model with a head, in evaluation mode.
@@ -108,19 +111,18 @@ def embed_words(
     bert = base_model(model)
     device = bert.embeddings.word_embeddings.weight.device
     sentences = _as_list("sentences", sentences)
-    looked_for = _one_each("words", words, len(sentences))
-    occurrences = _one_each("occurrence", occurrence, len(sentences))
-    places, encodings = [], tokenizer.encode(sentences, tokenizer.model_max_length)
-    for sentence, word, number, encoding in zip(sentences, looked_for, occurrences, encodings, strict=True):
-        place = _choose(tokenizer, sentence, word, number)
-        if encoding.overflowing and place.token_indices[-1] >= len(encoding) - 1:  # the last one is [SEP]
-            raise WordError(
-                f"{word!r} is cut off: it is at token {place.token_indices[-1]}, and the model takes "
-                f"{tokenizer.model_max_length}, with [CLS] and [SEP]: shorten the sentence. "
-                f"Kept were: {_shown(encoding.tokens)}"
-            )
-        if "[UNK]" in [encoding.tokens[index] for index in place.token_indices]:
-            raise WordError(f"the vocabulary cannot spell {word!r}: the model reads [UNK] instead, as for other words")
+    looked_for = _one_each("words", words, str, len(sentences))
+    occurrences = _one_each("occurrence", occurrence, int, len(sentences))
+    encodings = tokenizer.encode(sentences)
+    places = []
+    for number, (sentence, word, encoding) in enumerate(zip(sentences, looked_for, encodings, strict=True)):
+        try:
+            place = _choose(_find(tokenizer, sentence, word, encoding), sentence, word, occurrences[number], encoding)
+            if len(encoding) > tokenizer.model_max_length:
+                (encodings[number],) = tokenizer.encode([sentence], tokenizer.model_max_length)
+            _check_place(place, word, encodings[number])
+        except WordError as error:
+            raise error if len(sentences) == 1 else WordError(f"sentence {number}: {error}") from None
         places.append(place)
     vectors: dict[int, WordVector] = {}
     for batch in by_length([len(encoding) for encoding in encodings]):
@@ -198,12 +200,32 @@ def find_word(tokenizer: BertTokenizer, sentence: str, word: str) -> list[WordPl
     Raises:
         WordError: the word is empty, or holds nothing that the tokenizer keeps.
     """
+    (encoding,) = tokenizer.encode([sentence])
+    return _find(tokenizer, sentence, word, encoding)
+
+
+def base_model(model: nn.Module) -> BertModel:
+    """The BERT inside a model, ready to compute vectors.
+
+    Raises:
+        InputError: there is none, or it is in training mode.
+    """
+    bert = getattr(model, "bert", model)
+    if not isinstance(bert, BertModel):
+        raise InputError(f"the model must be a BertModel or one of the heads on it, not {type(model).__name__}")
+    if model.training:
+        raise InputError("the model is in training mode, and its dropout makes every call another: call model.eval()")
+    return bert
+
+
+def _find(tokenizer: BertTokenizer, sentence: str, word: str, encoding: Encoding) -> list[WordPlace]:
+    """As `find_word`, with the encoding of the whole sentence."""
+    check_text(word, "the word")
     wanted, _ = _normalised(tokenizer, word)
     wanted = wanted.strip()
     if not wanted:
         raise WordError(f"the word to look for is empty: {word!r}")
     text, origins = _normalised(tokenizer, sentence)
-    (encoding,) = tokenizer.encode([sentence])
     cut_from: list[set[int]] = [set() for _ in sentence]  # for each character its tokens: one, or several for 한
     for index, (start, end) in enumerate(encoding.offsets):
         for character in range(start, end):
@@ -229,36 +251,19 @@ def find_word(tokenizer: BertTokenizer, sentence: str, word: str) -> list[WordPl
         if whole:
             indices = sorted(set().union(*tokens[start:end]))
             after = origins[end - 1] + 1
-            while after < len(sentence) and unicodedata.combining(sentence[after]):  # accents that were taken off
+            while after < len(sentence) and unicodedata.category(sentence[after]) == "Mn":  # an accent, taken off
                 after += 1
             places.append(WordPlace((origins[start], after), indices))
         start = text.find(wanted, end if whole else start + 1)
     return places
 
 
-def base_model(model: nn.Module) -> BertModel:
-    """The BERT inside a model, ready to compute vectors.
-
-    Raises:
-        InputError: there is none, or it is in training mode.
-    """
-    bert = getattr(model, "bert", model)
-    if not isinstance(bert, BertModel):
-        raise InputError(f"the model must be a BertModel or one of the heads on it, not {type(model).__name__}")
-    if model.training:
-        raise InputError("the model is in training mode, and its dropout makes every call another: call model.eval()")
-    return bert
-
-
-def _choose(tokenizer: BertTokenizer, sentence: str, word: str, occurrence: int | None) -> WordPlace:
+def _choose(places: list[WordPlace], sentence: str, word: str, occurrence: int | None, encoding: Encoding) -> WordPlace:
     """The place of the word that is meant."""
-    if not isinstance(word, str):
-        raise TextTypeError(f"the word must be a string, not {type(word).__name__}")
-    places = find_word(tokenizer, sentence, word)
     number = 0 if occurrence is None and len(places) == 1 else occurrence
-    if isinstance(number, int) and 0 <= number < len(places):
+    if number is not None and 0 <= number < len(places):
         return places[number]
-    tokens = f"The tokens are: {_shown(tokenizer.encode([sentence])[0].tokens)}"
+    tokens = f"The tokens are: {_shown(encoding.tokens)}"
     if not places:
         written = [piece.strip(".,;:!?()\"'") for piece in sentence.split()]
         part_of = [piece for piece in written if word.lower() in piece.lower()]
@@ -270,6 +275,21 @@ def _choose(tokenizer: BertTokenizer, sentence: str, word: str, occurrence: int 
         where = ", ".join(f"{number} at token {place.token_indices[0]}" for number, place in enumerate(places))
         raise WordError(f"{there}: say which occurrence, {where}. {tokens}")
     raise WordError(f"occurrence is {occurrence!r}, counted from 0, and {there}. {tokens}")
+
+
+def _check_place(place: WordPlace, word: str, encoding: Encoding) -> None:
+    """Is the word among the tokens that the model will see, and more than [UNK] there?"""
+    last, kept = place.token_indices[-1], encoding.tokens
+    if encoding.overflowing and last >= len(kept) - 1:  # the last one is [SEP]
+        raise WordError(
+            f"{word!r} is cut off: it is at token {last}, and the model takes {len(kept)}, with [CLS] and [SEP]: "
+            f"shorten the sentence. Kept were: {_shown(kept)}"
+        )
+    if "[UNK]" in [kept[index] for index in place.token_indices]:
+        raise WordError(
+            f"the vocabulary cannot spell {word!r}: the model reads [UNK] instead, as for other words. "
+            f"The tokens are: {_shown(kept)}"
+        )
 
 
 def _join(pieces: Tensor, subwords: str) -> Tensor:
@@ -301,18 +321,23 @@ def _normalised(tokenizer: BertTokenizer, text: str) -> tuple[str, list[int]]:
 
 
 def _as_list(name: str, texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise TextTypeError(f"{name} must be a list of strings, not {type(texts).__name__}")
+    if not texts:
+        raise WordError(f"{name} is an empty list")
+    for number, text in enumerate(texts):
+        check_text(text, f"number {number} of {name}")
     return list(texts)
 
 
-def _one_each(name: str, value: Any, count: int) -> list[Any]:
+def _one_each(name: str, value: Any, kind: type, count: int) -> list[Any]:
     """The value for each of `count` sentences: one for all, or as many as there are."""
-    if value is None or isinstance(value, str | int):
-        return [value] * count
-    if len(value) != count:
-        raise WordError(f"there are {count} sentences and {len(value)} in {name}: give one for all, or one for each")
-    return list(value)
+    values = [value] * count if value is None or type(value) is kind else value
+    if not isinstance(values, list | tuple) or not all(each is None or type(each) is kind for each in values):
+        raise TextTypeError(f"{name} must be {kind.__name__}, or a list of them, not {reprlib.repr(value)}")
+    if len(values) != count:
+        raise WordError(f"there are {count} sentences and {len(values)} in {name}: give one for all, or one for each")
+    return list(values)
 
 
 def _quoted(text: str, most: int = 100) -> str:

@@ -132,7 +132,7 @@ def test_search_refuses_vectors_of_something_else(checkpoint: Path, small: Path,
     arguments = ("search", str(corpus), "one", "--vectors", str(vectors))
     assert run(*arguments).exit_code == 0
     other = run(*arguments, "--model", str(small))
-    assert f"{vectors} was made by another model: search with --model sentence-transformers/all-Mini" in other.output
+    assert f"{vectors} was made by another model than {small}: say which with --model" in other.output
     corpus.write_text("one\nand two\n")
     assert f"{vectors} was not made of {corpus} as it is now: embed it again" in run(*arguments).output
     vectors.write_bytes(b"junk")
@@ -218,7 +218,11 @@ def test_the_demo_sees_a_difference(checkpoint: Path, monkeypatch: pytest.Monkey
         (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no checkpoint name of the form"),
         (["similarity", "only one"], 2, "one text has nothing to be compared with"),
         (["similarity", "a", " "], 1, "Error: text 1 has nothing to encode: ' '"),
-        (["word", "fly", "a butterfly", "a fly"], 1, "Error: 'fly' is no word of 'a butterfly'; it has 'butterfly'"),
+        (
+            ["word", "fly", "a butterfly", "a fly"],
+            1,
+            "Error: sentence 0: 'fly' is no word of 'a butterfly'; it has 'butterfly'",
+        ),
         (["word", "fly", "a fly in my soup"], 2, "'fly' is there once, and has nothing to be compared with"),
         (["search", "nothing.txt", "fly"], 1, "Error: cannot read nothing.txt: No such file or directory"),
         (["info", "nobody/nothing"], 1, "Error: nobody/nothing is no folder, and not in the store"),

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from minibert import SentenceEncoder, embed, sentence
 from minibert.cli import main
-from minibert.errors import EmbedError, StoreError
+from minibert.errors import EmbedError, StoreError, TextTypeError
 
 LINES = [f"line {number} of a text that is {'very ' * (number % 7)}long" for number in range(100)]
 ENDINGS = [".safetensors", ".npy", ".jsonl"]
@@ -66,9 +66,10 @@ def test_every_form_has_the_very_numbers(small: Path, encoder, corpus: Path, tmp
 def test_what_a_file_says_of_itself(small: Path, corpus: Path, tmp_path: Path) -> None:
     run("embed", corpus, "-o", tmp_path / "a.safetensors", "--model", small, "--layer", 1, "--pooling", "cls")
     vectors, made = embed.read_vectors(tmp_path / "a.safetensors")
-    assert made["model"] == str(small)
-    assert (made["layer"], made["pooling"], made["texts_sha256"]) == ("1", '["cls"]', embed.digest(LINES))
-    assert torch.equal(vectors, SentenceEncoder.from_pretrained(small, layer=1, pooling="cls").encode(LINES))
+    assert (made["layers"], made["pooling"], made["texts_sha256"]) == ("1", '["cls"]', embed.digest(LINES))
+    same = SentenceEncoder.from_pretrained(small, layer=1, pooling="cls")
+    assert made["encoder"] == same.fingerprint() != SentenceEncoder.from_pretrained(small, layer=1).fingerprint()
+    assert torch.equal(vectors, same.encode(LINES))
 
 
 def test_standard_input_and_options(small: Path, corpus: Path, tmp_path: Path) -> None:
@@ -88,15 +89,16 @@ def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
     """Before and after every step that changes the disk; then a second run, which may crash as well."""
     monkeypatch.setattr(sentence, "WINDOW", 16)
     whole, file = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
-    embed.embed(encoder, LINES, whole, settings={"model": "small"})
+    embed.embed(encoder, LINES, whole)
     left = -1
 
     def counted(function):
         def step(*arguments, **options):
             nonlocal left
+            result = None
             for after in (False, True):
-                left -= 1
-                if left == 0:
+                left -= left > 0
+                if left == 0:  # and it stays so: nothing that tidies up is done either
                     raise Crash
                 if not after:
                     result = function(*arguments, **options)
@@ -105,22 +107,21 @@ def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
         return step
 
     monkeypatch.setattr(embed, "_on_disk", counted(embed._on_disk))
-    monkeypatch.setattr(Path, "replace", counted(Path.replace))
-    monkeypatch.setattr(Path, "mkdir", counted(Path.mkdir))
-    monkeypatch.setattr(embed.shutil, "rmtree", counted(embed.shutil.rmtree))
+    for name in ("replace", "mkdir", "unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
     for number in range(1, 1000):
+        left, crashes = -1, 0
         file.unlink(missing_ok=True)
-        crashes = 0
         for limit in (number, number // 2 + 1, -1):
             left = limit
             try:
-                done = embed.embed(encoder, LINES, file, settings={"model": "small"}, resume=crashes > 0)
+                done = embed.embed(encoder, LINES, file, resume=crashes > 0)
             except Crash:
                 crashes += 1
                 continue
             break
         left = -1
-        assert done in (100, 0 if crashes else 100)  # 0: it was complete, and only the cleaning up was interrupted
+        assert done == 100
         assert file.read_bytes() == whole.read_bytes()
         assert not (tmp_path / f"out{ending}.partial").exists()
         if not crashes:
@@ -159,7 +160,7 @@ def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None
     assert embed.read_vectors(out)[0].shape == (100_000, 24)
 
 
-def interrupted(encoder, file: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+def interrupted(encoder, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ends after 64 of the lines."""
     monkeypatch.setattr(sentence, "WINDOW", 16)
 
@@ -168,33 +169,68 @@ def interrupted(encoder, file: Path, monkeypatch: pytest.MonkeyPatch, **settings
         raise Crash
 
     with pytest.raises(Crash):
-        embed.embed(encoder, lines(), file, settings=settings)
+        embed.embed(encoder, lines(), file)
 
 
-def test_an_interrupted_run_is_kept(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_kept(small: Path, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "out.npy"
-    interrupted(encoder, file, monkeypatch, layer=1)
+    interrupted(encoder, file, monkeypatch)
     note = json.loads((tmp_path / "out.npy.partial" / "note.json").read_text())
     assert note["texts"] == 64
 
-    def fails(message: str, lines: list[str], resume: bool = True, **settings: object) -> None:
+    def fails(message: str, lines: list[str], by: SentenceEncoder = encoder, resume: bool = True, **options) -> None:
         with pytest.raises(EmbedError, match=message):
-            embed.embed(encoder, lines, file, settings=settings, resume=resume)
+            embed.embed(by, lines, file, resume=resume, **options)
 
-    fails(
-        r"out\.npy\.partial is there, of an interrupted run: resume it \(--resume\), or delete", LINES, False, layer=1
-    )
-    fails("was begun with layer 1, and now it is 2: resume with the same settings", LINES, layer=2)
-    fails("was begun with layer 1, and now it is None", LINES)
-    fails("the first 64 texts are not those", LINES[1:], layer=1)
-    fails("the first 64 texts are not those", LINES[:10], layer=1)
+    other = SentenceEncoder.from_pretrained(small, pooling="cls")
+    fails(r"out\.npy\.partial is there, of an interrupted run: resume it \(--resume\), or delete", LINES, resume=False)
+    fails("was begun with pooling .'mean'., and now it is .'cls'.: resume with the same settings", LINES, other)
+    fails("was begun with batch_tokens 1024, and now it is 512", LINES, batch_tokens=512)
+    fails("the first 64 texts are not those", LINES[1:])
+    fails("the first 64 texts are not those", LINES[:10])
+    changed = SentenceEncoder.from_pretrained(small)
+    with torch.no_grad():
+        changed.model.encoder.layers[1].attention.query.bias[3] += 1
+    fails("was begun with encoder '[0-9a-f]{64}', and now it is", LINES, changed)
     assert json.loads((tmp_path / "out.npy.partial" / "note.json").read_text()) == note
-    assert embed.embed(encoder, [*LINES[:80], "another end"], file, settings={"layer": 1}, resume=True) == 81
+    assert embed.embed(encoder, [*LINES[:80], "another end"], file, resume=True) == 81
     assert np.load(file).shape == (81, 24)
-    assert embed.embed(encoder, LINES, file, settings={"layer": 1}, resume=True) == 0  # nothing to resume
+    assert embed.embed(encoder, LINES, file, resume=True) == 100  # there was none to resume
     interrupted(encoder, file, monkeypatch)
+    with (tmp_path / "out.npy.partial" / "rows").open("r+b") as rows:
+        rows.truncate(1000)
+    fails("rows is shorter than .*note.json says: delete the folder", LINES)
     (tmp_path / "out.npy.partial" / "note.json").write_text('{"texts": 64')
     fails("note.json is damaged .* delete the folder and begin anew", LINES)
+
+
+def test_two_runs_at_once(encoder, tmp_path: Path) -> None:
+    """The second is refused, and does not disturb the first."""
+    file = tmp_path / "out.npy"
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(LINES):
+            if number == 50:
+                for resume in (False, True):
+                    with pytest.raises(EmbedError, match=r"another run is writing .*out\.npy: wait until it ends"):
+                        embed.embed(encoder, LINES, file, resume=resume)
+            yield line
+
+    assert embed.embed(encoder, lines(), file) == 100
+    assert np.array_equal(np.load(file), encoder.encode(LINES).numpy())
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+
+
+def test_a_run_killed_before_its_first_note(encoder, tmp_path: Path) -> None:
+    """Over an older file: it is not taken for the new one. And files of others are left alone."""
+    file, partial = tmp_path / "out.npy", tmp_path / "out.npy.partial"
+    embed.embed(encoder, LINES[:1], file)
+    partial.mkdir()
+    (partial / "rows").write_bytes(b"half a")
+    (partial / "mine.txt").write_text("precious")
+    assert embed.embed(encoder, LINES, file, resume=True) == 100
+    assert np.load(file).shape == (100, 24)
+    assert [path.name for path in partial.iterdir()] == ["mine.txt"]
 
 
 def test_a_file_that_is_there_is_replaced_at_the_end(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +247,7 @@ def test_a_file_that_is_there_is_replaced_at_the_end(encoder, tmp_path: Path, mo
         (b"one\n\nthree\n", "line 2 of {file} is blank, and each line is a text: remove it"),
         (b"one\n \t\r\n", "line 2 of {file} is blank"),
         (b"one\ntw\xe9\n", "line 2 of {file} is no UTF-8 text (invalid continuation byte at byte 2)"),
-        ("one\n\u200b\n".encode(), "text 1 has nothing to encode: '\\u200b'"),
+        ("one\n\u200b\n".encode(), "line 2 of {file} is blank"),
     ],
 )
 def test_lines_that_are_no_texts(small: Path, tmp_path: Path, content: bytes, message: str) -> None:
@@ -236,9 +272,15 @@ def test_other_mistakes(small: Path, corpus: Path, tmp_path: Path, encoder) -> N
     assert "the ending of out.txt must be one of .safetensors, .npy, .jsonl" in fails(corpus, "-o", "out.txt")
     assert f"cannot read {tmp_path / 'no'}: No such file" in fails(tmp_path / "no", "-o", tmp_path / "out.npy")
     assert "cannot write" in fails(corpus, "-o", tmp_path / "no" / "out.npy")
+    assert f"{corpus} is the file of the texts: it would be overwritten" in fails(corpus, "-o", corpus)
+    with pytest.raises(TextTypeError, match=r"texts must be a list .* not str"):
+        embed.embed(encoder, "abc", tmp_path / "out.npy")
+    assert "cannot compute on 'meta'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "meta")
     assert "cannot compute on 'gpu'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "gpu")
     assert "layer is 9, and must be from 1 to 2" in fails(corpus, "-o", tmp_path / "out.npy", "--layer", 9)
-    assert "there is no prompt 'query'" in fails(corpus, "-o", tmp_path / "out.npy", "--prompt-name", "query")
+    assert "there is no prompt 'query'; this checkpoint has none" in fails(
+        corpus, "-o", tmp_path / "out.npy", "--prompt-name", "query"
+    )
     assert "'median' is not one of" in fails(corpus, "-o", tmp_path / "out.npy", "--pooling", "median")
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
     corpus.write_text("so " * 600 + "\nshort\n")
@@ -254,5 +296,5 @@ def test_a_disk_that_is_full(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(embed, "_on_disk", full)
-    with pytest.raises(StoreError, match=r"cannot write .*out\.npy: .* No space left .*; what was done is kept in"):
-        embed.embed(encoder, LINES, tmp_path / "out.npy", settings={})
+    with pytest.raises(StoreError, match=r"cannot write .*out\.npy: .* No space left"):
+        embed.embed(encoder, LINES, tmp_path / "out.npy")

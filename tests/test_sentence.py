@@ -28,6 +28,7 @@ from minibert.errors import (
     StoreError,
     TextError,
     TextTypeError,
+    TokenizerError,
     TruncationWarning,
 )
 from minibert.modules import Recipe
@@ -412,12 +413,57 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[MinibertError], str]] =
     "a default that is not there": (
         lambda folder: edit(folder, "config_sentence_transformers.json", default_prompt_name="q"),
         ConfigError,
-        r"default_prompt_name is 'q', and prompts has \['document', 'query'\]",
+        r"default_prompt_name is 'q', and prompts has \['query', 'document'\]",
     ),
     "a score that is not known": (
         lambda folder: edit(folder, "config_sentence_transformers.json", similarity_fn_name="angle"),
-        PoolingError,
-        "score is 'angle', and must be one of cosine, dot, euclidean, manhattan",
+        ConfigError,
+        "similarity_fn_name 'angle' is not one of cosine, dot, euclidean, manhattan",
+    ),
+    "code of its own": (
+        lambda folder: (folder / "modules.json").write_text('[{"path": "", "type": "custom_st.Transformer"}]'),
+        ConfigError,
+        "the step custom_st.Transformer is code of the checkpoint's own, which is never run",
+    ),
+    "an adapter": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        ConfigError,
+        "has an adapter, adapter_config.json: merge it into the weights first",
+    ),
+    "another output of Dense": (
+        lambda folder: edit(folder, DENSE, module_output_name="other"),
+        ConfigError,
+        "module_output_name is 'other', and only 'sentence_embedding' is supported",
+    ),
+    "a setting that is not known": (
+        lambda folder: edit(folder, "1_Pooling/config.json", pooling_mode_attention=True),
+        ConfigError,
+        r"1_Pooling/config.json: the setting pooling_mode_attention \(True\) is not supported",
+    ),
+    "settings for the tokenizer": (
+        lambda folder: edit(folder, "sentence_bert_config.json", processing_kwargs={"text": {"max_length": 5}}),
+        ConfigError,
+        "processing_kwargs is .* and only {} is supported",
+    ),
+    "cut dimensions": (
+        lambda folder: edit(folder, "config_sentence_transformers.json", truncate_dim=4),
+        ConfigError,
+        "truncate_dim is 4, and only None is supported",
+    ),
+    "another kind of encoder": (
+        lambda folder: edit(folder, "config_sentence_transformers.json", model_type="SparseEncoder"),
+        ConfigError,
+        "model_type is 'SparseEncoder', and only 'SentenceTransformer' is supported",
+    ),
+    "cut at the start": (
+        lambda folder: edit(folder, "tokenizer_config.json", truncation_side="left"),
+        TokenizerError,
+        "truncation_side in tokenizer_config.json must be 'right'",
+    ),
+    "other special tokens": (
+        lambda folder: edit(folder, "tokenizer_config.json", cls_token="[MASK]"),
+        TokenizerError,
+        r"cls_token in tokenizer_config.json is '\[MASK\]', and only '\[CLS\]' is supported",
     ),
     "a prompt out of the weights": (
         lambda folder: edit(folder, "1_Pooling/config.json", pooling_mode="weightedmean", include_prompt=False),
@@ -438,6 +484,60 @@ def test_folders_that_are_refused(small: Path, tmp_path: Path, mistake: str) -> 
         SentenceEncoder.from_pretrained(tmp_path)
 
 
+def test_a_normalize_of_something_else(small: Path, tmp_path: Path) -> None:
+    SentenceTransformer(modules=[Transformer(str(small)), Pooling(24), Normalize()], device="cpu").save(str(tmp_path))
+    SentenceEncoder.from_pretrained(tmp_path)
+    edit(tmp_path, "2_Normalize/config.json", module_input_name="token_embeddings")
+    with pytest.raises(ConfigError, match="module_input_name is 'token_embeddings', and only 'sentence_embedding'"):
+        SentenceEncoder.from_pretrained(tmp_path)
+
+
+def test_a_length_above_that_of_the_tokenizer(small: Path, tmp_path: Path) -> None:
+    """The encoder's own settings win, and the model's positions over both."""
+    SentenceTransformer(modules=[Transformer(str(small)), Pooling(24)], device="cpu").save(str(tmp_path))
+    edit(tmp_path, "tokenizer_config.json", model_max_length=8)
+    (tmp_path / "sentence_roberta_config.json").write_text('{"max_seq_length": 12}')
+    (tmp_path / "sentence_bert_config.json").unlink()
+    ours, theirs = SentenceEncoder.from_pretrained(tmp_path), SentenceTransformer(str(tmp_path), device="cpu")
+    assert ours.max_seq_length == theirs.max_seq_length == 12
+    expected = theirs.encode(SIX, convert_to_tensor=True)
+    with pytest.warns(TruncationWarning):
+        torch.testing.assert_close(ours.encode(SIX), expected, atol=3e-6, rtol=1e-5)
+    (tmp_path / "sentence_roberta_config.json").write_text('{"max_seq_length": 5000}')
+    assert SentenceEncoder.from_pretrained(tmp_path).max_seq_length == 512
+
+
+def test_a_half_model_with_a_whole_dense(small: Path, tmp_path: Path) -> None:
+    SentenceTransformer(modules=[Transformer(str(small)), Pooling(24), Dense(24, 5)], device="cpu").save(str(tmp_path))
+    edit(tmp_path, "config.json", dtype="bfloat16")
+    assert SentenceEncoder.from_pretrained(tmp_path).encode(SIX).shape == (6, 5)
+
+
+def test_the_fingerprint_is_of_all_that_decides(small: Path, tmp_path: Path) -> None:
+    SentenceTransformer(modules=[Transformer(str(small)), Pooling(24), Dense(24, 5)], device="cpu").save(str(tmp_path))
+
+    def fingerprint() -> str:
+        return SentenceEncoder.from_pretrained(tmp_path).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    seen = {first}
+    edit(tmp_path, DENSE, activation_function="torch.nn.modules.activation.ReLU")
+    seen.add(fingerprint())
+    edit(tmp_path, "1_Pooling/config.json", pooling_mode="max")
+    seen.add(fingerprint())
+    edit(tmp_path, "sentence_bert_config.json", max_seq_length=9)
+    seen.add(fingerprint())
+    edit(tmp_path, "tokenizer_config.json", do_lower_case=True)
+    seen.add(fingerprint())
+    edit(tmp_path, "config.json", layer_norm_eps=0.1)
+    seen.add(fingerprint())
+    encoder = SentenceEncoder.from_pretrained(tmp_path)
+    encoder.after[0].linear.bias.data[2] += 1
+    seen.add(encoder.fingerprint())
+    assert len(seen) == 7
+
+
 def test_mistakes_in_calls(small: Path, encoder, tmp_path: Path) -> None:
     for layer in (0, 7, -7, 1.5, True):
         with pytest.raises(ConfigError, match=f"layer is {layer}, and must be from 1 to 2, or from -2 to -1"):
@@ -451,8 +551,8 @@ def test_mistakes_in_calls(small: Path, encoder, tmp_path: Path) -> None:
     ):
         with pytest.raises(TextTypeError, match=message):
             encoder.encode(texts)
-    with pytest.raises(TextError, match="there is no prompt 'query'; this checkpoint has none"):
-        encoder.encode("fly", prompt_name="query")
+    with pytest.raises(TextError, match="there is no prompt 'passage'; this checkpoint has query, document"):
+        encoder.encode("fly", prompt_name="passage")
     with pytest.raises(TextTypeError, match="give a prompt, which is a string, or a prompt_name, and not both"):
         encoder.encode("fly", prompt_name="query", prompt="query: ")
     with pytest.raises(TextError, match="text 1 has nothing to encode: ' '"):
@@ -465,6 +565,16 @@ def test_mistakes_in_calls(small: Path, encoder, tmp_path: Path) -> None:
         encoder.similarity("fly", "a text")
     with pytest.raises(InputError, match=r"in training mode, .* call \.eval\(\)"):
         SentenceEncoder.from_pretrained(small).train().encode("fly")
+    with pytest.raises(InputError, match="is made of a BertModel and a BertTokenizer, not of NoneType and BertTok"):
+        SentenceEncoder(None, encoder.tokenizer)
+    with pytest.raises(ConfigError, match="after must hold Dense and Normalize steps"):
+        SentenceEncoder(encoder.model, encoder.tokenizer, Recipe(after=(nn.Tanh(),)))
+    for length in (2, 513, None, True):
+        with pytest.raises(ConfigError, match="max_seq_length must be a whole number from 3 to the model's 512"):
+            encoder.max_seq_length = length
+    prompted = SentenceEncoder(encoder.model, encoder.tokenizer, Recipe(include_prompt=False, max_seq_length=5))
+    with pytest.raises(TextError, match="the prompt has 5 tokens, and max_seq_length is 5: no text fits"):
+        prompted.eval().encode("fly", prompt="to be or not")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot save to the folder"):
         encoder.save_pretrained(tmp_path / "file")

@@ -164,6 +164,14 @@ def test_large_and_small_vectors(size: float) -> None:
     assert cosine_similarity(torch.full((1, 768), 3000.0).half()).item() == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.parametrize("score", MATRICES)
+def test_half_precision(score: str) -> None:
+    a, b = random(3, 8), random(4, 8, seed=1)
+    matrix = MATRICES[score](a.half(), b.half())
+    assert matrix.dtype == torch.float16
+    torch.testing.assert_close(matrix.double(), MATRICES[score](a, b), atol=0.02, rtol=0.02)
+
+
 def test_single_vectors_count_as_one_row() -> None:
     assert cosine_similarity(A[0], B).shape == (1, 3)
     assert cosine_similarity(A[0], B[0]).shape == (1, 1)
@@ -194,6 +202,8 @@ def test_single_vectors_count_as_one_row() -> None:
         (lambda: semantic_search(["fly"], B), "queries must be a tensor, not list"),
         (lambda: semantic_search(A, torch.cat([B, 0 * B]), block_size=2), "row 3 of corpus is all zeros"),
         (lambda: semantic_search(A * 0, B), "row 0 of queries is all zeros"),
+        (lambda: semantic_search(A * 1e30, B * 1e30, score="dot"), "some scores are too large for torch.float32"),
+        (lambda: semantic_search(A, B, top_k=True), "top_k is True"),
         (lambda: rank(A, B), r"query must be one vector \(D,\); it is \(2, 2\)"),
         (lambda: rank(A[0], None), "corpus must be a tensor, not NoneType"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from real_data import read_vocabulary
 
 from minibert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, combine_layers, embed_word
-from minibert.errors import InputError, PoolingError, TextError, TextTypeError, WordError
+from minibert.errors import DoubledTokensWarning, InputError, PoolingError, TextError, TextTypeError, WordError
 from minibert.words import embed_words, find_word, layer_similarity, static_word_embedding
 
 SOUP = "There was a fly drinking from my soup"
@@ -63,6 +63,7 @@ def from_list(data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         ("soft\u00adly she fly\u200bs", "softly", ["softly"], [1], "soft\u00adly"),  # characters that are not kept
         ("who [MASK] it", "[MASK]", ["[MASK]"], [2], "[MASK]"),
         ("fly", "fly", ["fly"], [1], "fly"),
+        ("a\ufe0f fly", "a", ["a"], [1], "a\ufe0f"),
     ],
 )
 def test_where_a_word_is(
@@ -216,8 +217,12 @@ def test_static_word_embedding(model, tokenizer) -> None:
         (SOUP, "\u200b", {}, WordError, "the word to look for is empty"),
         ("", "fly", {}, TextError, "text 0 has nothing to encode: ''"),
         (SOUP, ["fly", "soup"], {}, WordError, "there are 1 sentences and 2 in words"),
-        (SOUP, 7, {}, TextTypeError, "the word must be a string, not int"),
-        ([SOUP], "fly", {}, TextTypeError, "sentences must be a list of strings"),
+        (SOUP, 7, {}, TextTypeError, "words must be str, or a list of them, not 7"),
+        (["a", SOUP], "fly", {}, TextTypeError, "number 0 of sentences must be a string, not list"),
+        (SOUP, "\ud800", {}, TextError, "the word holds half of a surrogate pair"),
+        (SOUP, "fly", {"occurrence": 0.0}, TextTypeError, "occurrence must be int, or a list of them, not 0.0"),
+        (SOUP, "fly", {"occurrence": True}, TextTypeError, "occurrence must be int, or a list of them, not True"),
+        (SOUP, "fly", {"layer": True}, PoolingError, "layers must be a list of whole numbers"),
         (SOUP, "fly", {"layer": 7}, PoolingError, "layer 7 is not there: with 7 hidden states, layers run from 0 to 6"),
         (SOUP, "fly", {"layer": "top"}, PoolingError, "layers is 'top'"),
         (
@@ -253,5 +258,12 @@ def test_other_mistakes(checkpoint, model, tokenizer) -> None:
         layer_similarity(model, tokenizer, [SOUP, JUICE, PILOT], "fly")
     with pytest.raises(WordError, match=r"'🙂' is not in the vocabulary, nor its pieces: its tokens are \[UNK\]"):
         static_word_embedding(model, tokenizer, "🙂")
-    with pytest.raises(TextTypeError, match="words must be a list of strings, not tuple"):
+    with pytest.raises(TextTypeError, match="number 0 of words must be a string, not int"):
         static_word_embedding(model, tokenizer, (1, 2))
+    with pytest.raises(WordError, match="words is an empty list"):
+        static_word_embedding(model, tokenizer, [])
+    with pytest.raises(WordError, match="sentence 1: 'fly' is no word of 'b'"):
+        embed_words(model, tokenizer, ["a fly", "b"], "fly")
+    with pytest.warns(DoubledTokensWarning) as caught:
+        embed_word(model, tokenizer, "[CLS] fly", "fly")
+    assert [warning.filename for warning in caught] == [__file__]
