@@ -97,6 +97,7 @@ def embed(
         "prompt": encoder.prompt(prompt_name),
         "batch_tokens": batch_tokens,
         "device": encoder.device.type,
+        "fast": encoder.fast,
         "minibert": __version__,
         "torch": torch.__version__,
         "encoder": encoder.fingerprint(),

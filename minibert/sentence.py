@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import save
-from tokenizers import normalizers
+from tokenizers import Encoding, normalizers
 from torch import Tensor, nn
 
 from minibert import store
 from minibert.batches import BATCH_TOKENS, by_length
 from minibert.errors import ConfigError, InputError, StoreError, TextError, TextTypeError, TruncationWarning, warn
+from minibert.fast import FastBert
 from minibert.model import BertModel
 from minibert.modules import Dense, Recipe, check_recipe, read_recipe, transformer_folder, write_recipe
 from minibert.pooling import POOLING
@@ -41,12 +42,15 @@ class SentenceEncoder(nn.Module):
         model: a `BertModel`, which from here on is part of the encoder.
         tokenizer: of the same checkpoint.
         recipe: how token vectors become one, and what else there is to know; the mean of all tokens if left out.
+        fast: whether `encode` computes by `fast.py`, faster and with other rounding, instead of by `model.py`.
 
     Raises:
         ConfigError: a setting of the recipe that cannot be, or steps whose widths do not follow each other.
     """
 
-    def __init__(self, model: BertModel, tokenizer: BertTokenizer, recipe: Recipe | None = None) -> None:
+    def __init__(
+        self, model: BertModel, tokenizer: BertTokenizer, recipe: Recipe | None = None, fast: bool = False
+    ) -> None:
         super().__init__()
         parts: list[object] = [model, tokenizer]
         if [type(part) for part in parts] != [BertModel, BertTokenizer]:
@@ -55,6 +59,9 @@ class SentenceEncoder(nn.Module):
         self.recipe = check_recipe(recipe or Recipe())
         self.model = model
         self.tokenizer = tokenizer
+        # Relative positions change the scores, and those are formed in the readable path alone.
+        self.fast = fast and model.config.position_embedding_type == "absolute"
+        self._fast_model: FastBert | None = None
         self.after = nn.Sequential(*self.recipe.after).to(model.embeddings.word_embeddings.weight.dtype)
         self.dimension = model.config.hidden_size * len(self.recipe.pooling)  # E, the width of the vectors
         for step in self.recipe.after:
@@ -74,6 +81,7 @@ class SentenceEncoder(nn.Module):
         *,
         pooling: str | Sequence[str] | None = None,
         layer: int = -1,
+        fast: bool = False,
         attention: str = "sdpa",
         revision: str | None = None,
         token: str | None = None,
@@ -86,7 +94,9 @@ class SentenceEncoder(nn.Module):
             pooling: a name of `pooling.POOLING`, or several, which are joined. None takes the checkpoint's own, and
                 for a plain BERT the mean.
             layer: the layer whose output is pooled, 1 for the first, -1 for the last. Those above it are left out.
-            attention, revision, token, local_files_only: as for `BertModel.from_pretrained`.
+            fast: as in the constructor.
+            attention, revision, token, local_files_only: as for `BertModel.from_pretrained`; attention is that of
+                `forward`.
 
         Returns:
             The encoder in evaluation mode.
@@ -112,7 +122,7 @@ class SentenceEncoder(nn.Module):
         kept = layer if layer > 0 else len(layers) + 1 + layer
         model.encoder.layers = layers[:kept]
         model.config = dataclasses.replace(model.config, num_hidden_layers=kept)
-        return cls(model, tokenizer, recipe).eval()
+        return cls(model, tokenizer, recipe, fast).eval()
 
     @property
     def max_seq_length(self) -> int:
@@ -150,7 +160,7 @@ class SentenceEncoder(nn.Module):
         token_type_ids: Tensor | None = None,
         prompt_length: int = 0,
     ) -> Tensor:
-        """Model inputs → vectors, as `encode` computes each batch; `encoder(**tokenizer(texts))`.
+        """Model inputs → vectors, bit for bit as sentence-transformers; `encoder(**tokenizer(texts))`.
 
         Args:
             input_ids, attention_mask, token_type_ids: (B, S), as for `BertModel`; padded on the right.
@@ -160,11 +170,7 @@ class SentenceEncoder(nn.Module):
             (B, E)
         """
         hidden = self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
-        if prompt_length:
-            attention_mask = attention_mask.clone()
-            attention_mask[:, :prompt_length] = 0
-        pooled = [POOLING[mode](hidden, attention_mask) for mode in self.recipe.pooling]  # (B, S, D) → (B, D)
-        return self.after(torch.cat(pooled, dim=-1))  # (B, modes·D) → (B, E)
+        return self.after(self._pool(hidden, attention_mask, prompt_length))  # (B, S, D) → (B, modes·D) → (B, E)
 
     def encode(
         self,
@@ -253,8 +259,7 @@ class SentenceEncoder(nn.Module):
                 vectors = torch.empty(len(window), self.dimension)
                 for batch in by_length([len(encoding) for encoding in encodings], batch_tokens):
                     with torch.inference_mode():
-                        inputs = self.tokenizer.pad([encodings[number] for number in batch]).to(self.device)
-                        vectors[batch] = self(**inputs, prompt_length=excluded).float().cpu()
+                        vectors[batch] = self._compute([encodings[number] for number in batch], excluded).float().cpu()
                     bar.update(len(batch))
                 done += len(window)
                 yield F.normalize(vectors) if normalize_embeddings else vectors
@@ -264,6 +269,25 @@ class SentenceEncoder(nn.Module):
                 "has no part in their vectors",
                 TruncationWarning,
             )
+
+    def _compute(self, encodings: list[Encoding], prompt_length: int) -> Tensor:
+        """The vectors of one batch, (B, E)."""
+        if not self.fast:
+            return self(**self.tokenizer.pad(encodings).to(self.device), prompt_length=prompt_length)
+        if self._fast_model is None or not self._fast_model.is_of(self.model):
+            self._fast_model = FastBert(self.model)
+        pooled = []
+        for hidden in self._fast_model([encoding.ids for encoding in encodings]):  # (b, S, D), all of one length
+            mask = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+            pooled.append(self._pool(hidden, mask, prompt_length))
+        return self.after(torch.cat(pooled))  # (B, modes·D) → (B, E)
+
+    def _pool(self, hidden: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
+        """(B, S, D) → (B, modes·D)"""
+        if prompt_length:
+            attention_mask = attention_mask.clone()
+            attention_mask[:, :prompt_length] = 0
+        return torch.cat([POOLING[mode](hidden, attention_mask) for mode in self.recipe.pooling], dim=-1)
 
     def similarity(self, a: Tensor, b: Tensor | None = None) -> Tensor:
         """The score that the checkpoint was made for, cosine in most: (N, E), (M, E) → (N, M). `b` defaults to `a`.

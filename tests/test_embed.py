@@ -135,8 +135,9 @@ def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None
     chance = random.Random(0)
     words = ["a", "fly", "soup", "bank", "the", "river", "pilot", "juice"]
     corpus.write_text("".join(f"{' '.join(chance.choices(words, k=chance.randint(1, 5)))}\n" for _ in range(100_000)))
-    command = [sys.executable, "-m", "minibert", "embed", str(corpus), "--model", str(small), "-o"]
-    assert run("embed", corpus, "--model", small, "-o", whole).exit_code == 0
+    options = ["--model", str(small), "--layer", "1", "--batch-tokens", "4096", "-o"]
+    command = [sys.executable, "-m", "minibert", "embed", str(corpus), *options]
+    assert run("embed", corpus, *options, whole).exit_code == 0
     note = tmp_path / "out.safetensors.partial" / "note.json"
     killed, seen = 0, ""
     while True:
