@@ -200,7 +200,7 @@ class SentenceEncoder(nn.Module):
 
         Raises:
             TextTypeError: something that is not a text.
-            TextError: a text with nothing in it, named by its number.
+            TextError: a text with nothing in it, named by its number; a prompt that there is not.
             InputError: the encoder is in training mode.
 
         Warns:

@@ -10,7 +10,7 @@ import torch
 import transformers
 from click.testing import CliRunner, Result
 from sentence_transformers import SentenceTransformer
-from test_sentence import SIX
+from test_real_checkpoint import SIX
 
 from minibert import BertForPreTraining, __version__, store
 from minibert.cli import main

@@ -11,7 +11,7 @@ import scipy.spatial.distance
 import sklearn.metrics.pairwise
 import torch
 import transformers
-from test_sentence import SIX
+from test_real_checkpoint import SIX
 from torch import Tensor
 
 from minibert import (

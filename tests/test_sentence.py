@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from test_real_checkpoint import SIX
 from torch import nn
 
 from minibert import BertTokenizer, SentenceEncoder, mean_pool, sentence
@@ -33,14 +34,6 @@ from minibert.errors import (
 )
 from minibert.modules import Recipe
 
-SIX = [
-    "Three years later, the coffin was still full of Jello.",
-    "The fish dreamed of escaping the fishbowl and into the toilet where he saw his friend go.",
-    "The person box was packed with jelly many dozens of months later.",
-    "Standing on one's head at job interviews forms a lasting impression.",
-    "It took him a month to finish the meal.",
-    "He found a leprechaun in his walnut shell.",
-]
 MIXED = [" ".join(SIX[: number % 6 + 1])[number % 11 : 12 * number] for number in range(3, 60, 2)]
 
 
