@@ -55,17 +55,9 @@ def manhattan_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def similarity(a: Tensor, b: Tensor | None = None, score: str = "cosine") -> Tensor:
-    """A score by its name, "cosine", "dot", "euclidean" or "manhattan", of every row of `a` with every row of `b`.
+    """The score of a name, "cosine", "dot", "euclidean" or "manhattan", of every row of `a` with every row of `b`.
 
-    Args:
-        a: (N, D), or (D,) for a single vector.
-        b: (M, D) or (D,); `a` itself when left out.
-
-    Returns:
-        (N, M)
-
-    Raises:
-        PoolingError: there is no such score, the widths differ, or a vector is all zeros and the score its cosine.
+    Arguments, shapes and errors as for `cosine_similarity`; an unknown score is a `PoolingError` as well.
     """
     check_score(score)
     b = a if b is None else b
