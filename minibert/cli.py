@@ -340,11 +340,7 @@ def open_lines(file: str) -> Iterator[Iterator[str]]:
     if file == "-":
         yield read_lines(sys.stdin.buffer, "standard input")
         return
-    try:
-        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise click.ClickException(f"cannot read {file}: {error.strerror}") from None
-    with stream:
+    with Path(file).open("rb") as stream:
         yield read_lines(stream, file)
 
 

@@ -29,7 +29,7 @@ from minibert.batches import BATCH_TOKENS
 from minibert.errors import EmbedError, StoreError, TextTypeError
 from minibert.sentence import SentenceEncoder
 
-ROWS, NOTE, LOCK = "rows", "note.json", "lock"
+ROWS, NOTE, INCOMING, LOCK = "rows", "note.json", "note.json.incoming", "lock"
 
 
 def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
@@ -160,10 +160,10 @@ def _embed(
     batch_tokens: int,
 ) -> int:
     form, rows, found = FORMS[target.suffix], partial / ROWS, _read_note(partial)
-    if found and found.texts and not resume:
+    if found and not resume:
         raise EmbedError(f"{partial} is there, of an interrupted run: resume it (--resume), or delete the folder")
     length = len(form.header(0, encoder.dimension, made_of, digest([])))
-    note = found if found and resume else Note(0, length, digest([]), made_of)
+    note = found or Note(0, length, digest([]), made_of)
     for name in {**made_of, **note.made_of}:
         if note.made_of.get(name) != made_of.get(name):
             raise EmbedError(
@@ -217,8 +217,8 @@ def _embed(
 def _tidy(partial: Path) -> None:
     """Leaves nothing behind where there is nothing to resume: all is done, or nothing."""
     if not (partial / NOTE).exists():
-        (partial / ROWS).unlink(missing_ok=True)
-        (partial / LOCK).unlink(missing_ok=True)
+        for name in (ROWS, INCOMING, LOCK):
+            (partial / name).unlink(missing_ok=True)
         with suppress(OSError):  # somebody else's files are in it
             partial.rmdir()
 
@@ -242,7 +242,7 @@ def _read_note(partial: Path) -> Note | None:
 
 
 def _write_note(note: Note, partial: Path) -> None:
-    incoming = partial / f"{NOTE}.incoming"
+    incoming = partial / INCOMING
     with incoming.open("wb") as file:
         file.write(json.dumps(vars(note)).encode())
         _on_disk(file)
@@ -253,9 +253,8 @@ def _write_note(note: Note, partial: Path) -> None:
 class Form:
     """A file format: what stands before the rows, of one length however many they are, and the rows themselves."""
 
-    header: Callable[
-        [int, int, dict[str, Any], str], bytes
-    ]  # of texts, width, what they were made of, the texts' sha256
+    # Of the number of texts, their width, what they were made of, and the texts' sha256.
+    header: Callable[[int, int, dict[str, Any], str], bytes]
     rows: Callable[[list[str], Tensor], bytes]
 
 

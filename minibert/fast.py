@@ -5,8 +5,8 @@ chapter: the reader who knows the first finds every line of it here, in another 
 
 1. **No padding.** The tokens of all texts of a batch lie one after the other, (N, D). Everything but attention works on
    each token alone and never asks where a text ends. Exact: padding had no part in the result.
-2. **No mask.** Attention does ask, and goes by buckets of texts of one length: (b, H, S, W) without a mask, which is
-   slower to apply than not to. Exact, for the same reason.
+2. **No mask.** Attention does ask, and goes by buckets of texts of one length: (b, H, S, W), in which there is
+   nothing to hide. Exact, for the same reason.
 3. **One product for query, key and value**: their matrices stand on top of each other, (D) → (3·D). The same sums;
    a larger product may be cut into other blocks, and then rounds otherwise in the last bit.
 4. **Position and segment in one table**, added once and not twice per text. Another order of two additions: rounding.

@@ -224,7 +224,7 @@ def test_the_demo_sees_a_difference(checkpoint: Path, monkeypatch: pytest.Monkey
             "Error: sentence 0: 'fly' is no word of 'a butterfly'; it has 'butterfly'",
         ),
         (["word", "fly", "a fly in my soup"], 2, "'fly' is there once, and has nothing to be compared with"),
-        (["search", "nothing.txt", "fly"], 1, "Error: cannot read nothing.txt: No such file or directory"),
+        (["search", "nothing.txt", "fly"], 1, "Error: [Errno 2] No such file or directory: 'nothing.txt'"),
         (["info", "nobody/nothing"], 1, "Error: nobody/nothing is no folder, and not in the store"),
         (["downlod"], 2, "No such command 'downlod'"),
     ],
