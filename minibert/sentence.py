@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import save
-from tokenizers import Encoding, normalizers
+from tokenizers import normalizers
 from torch import Tensor, nn
 
 from minibert import store
@@ -42,14 +42,15 @@ class SentenceEncoder(nn.Module):
         model: a `BertModel`, which from here on is part of the encoder.
         tokenizer: of the same checkpoint.
         recipe: how token vectors become one, and what else there is to know; the mean of all tokens if left out.
-        fast: whether `encode` computes by `fast.py`, faster and with other rounding, instead of by `model.py`.
+        fast: whether `encode` computes by `fast.py`, in other batches and with other rounding, or by `model.py` itself.
+            `forward` is always that of `model.py`.
 
     Raises:
         ConfigError: a setting of the recipe that cannot be, or steps whose widths do not follow each other.
     """
 
     def __init__(
-        self, model: BertModel, tokenizer: BertTokenizer, recipe: Recipe | None = None, fast: bool = False
+        self, model: BertModel, tokenizer: BertTokenizer, recipe: Recipe | None = None, fast: bool = True
     ) -> None:
         super().__init__()
         parts: list[object] = [model, tokenizer]
@@ -81,7 +82,7 @@ class SentenceEncoder(nn.Module):
         *,
         pooling: str | Sequence[str] | None = None,
         layer: int = -1,
-        fast: bool = False,
+        fast: bool = True,
         attention: str = "sdpa",
         revision: str | None = None,
         token: str | None = None,
@@ -252,14 +253,17 @@ class SentenceEncoder(nn.Module):
         stream, done, cut = iter(texts), 0, 0
         with tqdm(total=total, unit=" texts", delay=2 if disable is None else 0, disable=disable) as bar:
             while window := list(islice(stream, WINDOW)):
-                encodings = self.tokenizer.encode(
-                    _with_prompt(before, window, first + done), self.max_seq_length, first + done
-                )
-                cut += sum(bool(encoding.overflowing) for encoding in encodings)
+                ids: list[list[int]] = []
+                for start in range(0, len(window), 256):  # an encoding holds ten times what its ids take
+                    piece, number = window[start : start + 256], first + done + start
+                    encodings = self.tokenizer.encode(_with_prompt(before, piece, number), self.max_seq_length, number)
+                    cut += sum(bool(encoding.overflowing) for encoding in encodings)
+                    ids += [encoding.ids for encoding in encodings]
+                fast = self._fast_bert()
                 vectors = torch.empty(len(window), self.dimension)
-                for batch in by_length([len(encoding) for encoding in encodings], batch_tokens):
+                for batch in by_length([len(row) for row in ids], batch_tokens):
                     with torch.inference_mode():
-                        vectors[batch] = self._compute([encodings[number] for number in batch], excluded).float().cpu()
+                        vectors[batch] = self._compute([ids[row] for row in batch], excluded, fast).float().cpu()
                     bar.update(len(batch))
                 done += len(window)
                 yield F.normalize(vectors) if normalize_embeddings else vectors
@@ -270,17 +274,31 @@ class SentenceEncoder(nn.Module):
                 TruncationWarning,
             )
 
-    def _compute(self, encodings: list[Encoding], prompt_length: int) -> Tensor:
-        """The vectors of one batch, (B, E)."""
-        if not self.fast:
-            return self(**self.tokenizer.pad(encodings).to(self.device), prompt_length=prompt_length)
-        if self._fast_model is None or not self._fast_model.is_of(self.model):
-            self._fast_model = FastBert(self.model)
+    def _compute(self, ids: list[list[int]], prompt_length: int, fast: FastBert | None) -> Tensor:
+        """The vectors of one batch, (B, E), from the token ids of each text."""
+        if fast is None:
+            longest = max(map(len, ids))
+            padded = [row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids]
+            mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
+            return self(
+                torch.tensor(padded, device=self.device),
+                torch.tensor(mask, device=self.device),
+                prompt_length=prompt_length,
+            )
         pooled = []
-        for hidden in self._fast_model([encoding.ids for encoding in encodings]):  # (b, S, D), all of one length
-            mask = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-            pooled.append(self._pool(hidden, mask, prompt_length))
+        for hidden in fast(ids):  # (b, S, D), all of one length
+            mask_of_ones = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+            pooled.append(self._pool(hidden, mask_of_ones, prompt_length))
         return self.after(torch.cat(pooled))  # (B, modes·D) → (B, E)
+
+    def _fast_bert(self) -> FastBert | None:
+        """The fast path of the model as it is now; None if the readable path is to be taken."""
+        if not self.fast:
+            return None
+        if self._fast_model is None or not self._fast_model.is_of(self.model):
+            with torch.inference_mode():
+                self._fast_model = FastBert(self.model)
+        return self._fast_model
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
         """(B, S, D) → (B, modes·D)"""

@@ -2,22 +2,67 @@
 
     python tests/benchmarks/tricks.py [rounds]
 
-All take turns on the same paragraphs. The ratio is the time without the trick over the time with it: above 1, it pays.
+All take turns on the same work. A figure is the time without the trick over the time with it: above 1, it pays.
 """
 
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from bench import paragraphs
-from torch import Tensor, nn
+from torch import Tensor
 
-from minibert import SentenceEncoder, store
+from minibert import BertModel, SentenceEncoder, fast, store
 from minibert.batches import by_length
-from minibert.fast import Buckets, FastBert, FastLayer
+from minibert.fast import Buckets, FastBert, FastLayer, Product
+
+
+class Variant(FastLayer):
+    """The same layer, with room for a mask, and for query, key and value that come apart."""
+
+    mask: Tensor | None = None
+
+    def attention(self, qkv: Tensor | Sequence[Tensor], buckets: Buckets) -> Tensor:
+        parts = qkv.chunk(3, dim=1) if isinstance(qkv, Tensor) else qkv
+        contexts, start = parts[0].new_zeros(parts[0].shape), 0
+        for count, length in buckets:
+            run = slice(start, start := start + count * length)
+            heads = [part[run].view(count, length, -1, self.head_width).transpose(1, 2) for part in parts]
+            mask = self.mask if self.mask is None or self.mask.numel() else torch.zeros(count, 1, 1, length)
+            contexts[run] = F.scaled_dot_product_attention(*heads, mask).transpose(1, 2).flatten(2).flatten(0, 1)
+        return contexts
+
+
+class WithMask(Variant):
+    """A mask of zeros, which hides nothing."""
+
+    mask = torch.empty(0)
+
+
+class ThreeProducts(Variant):
+    """Query, key and value each by a product of its own."""
+
+    def __init__(self, layer, head_width: int, activate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(layer, head_width, activate)
+        three = [Product(part) for part in (layer.attention.query, layer.attention.key, layer.attention.value)]
+        self.query_key_value = lambda hidden: [product(hidden) for product in three]
+
+
+class NotInPlace(FastLayer):
+    """New memory for each sum and each GELU."""
+
+    def __call__(self, hidden: Tensor, buckets: Buckets) -> Tensor:
+        hidden = self.attention_norm(hidden + self.output(self.attention(self.query_key_value(hidden), buckets)))
+        return self.feed_forward_norm(hidden + self.contract(F.gelu(self.expand(hidden))))
+
+
+class NotPacked(Product):
+    """The matrix as it lies in the model, also for few rows."""
+
+    can_pack = property(lambda self: False, lambda self, value: None)
 
 
 class WithPadding(FastBert):
@@ -25,87 +70,80 @@ class WithPadding(FastBert):
 
     def __call__(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
         longest = max(map(len, texts))
-        self.mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts]).bool()[
-            :, None, None
-        ]
-        return super().__call__([[*text, *[0] * (longest - len(text))] for text in texts])
-
-    def attention(self, qkv: Tensor, buckets: Buckets) -> Tensor:
-        ((count, length),) = buckets
-        heads = qkv.view(count, length, 3, -1, self.model.config.head_width).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(*heads, self.mask).transpose(1, 2).reshape(count * length, -1)
+        visible = [[True] * len(text) + [False] * (longest - len(text)) for text in texts]
+        Variant.mask = torch.tensor(visible)[:, None, None]
+        try:
+            return super().__call__([[*text, *[0] * (longest - len(text))] for text in texts])
+        finally:
+            Variant.mask = None
 
 
-class WithMask(FastBert):
-    """A mask that hides nothing."""
-
-    def attention(self, qkv: Tensor, buckets: Buckets) -> Tensor:
-        runs, contexts = qkv.split([count * length for count, length in buckets]), []
-        for run, (count, length) in zip(runs, buckets, strict=True):
-            heads = run.view(count, length, 3, -1, self.model.config.head_width).permute(2, 0, 3, 1, 4)
-            mask = torch.zeros(count, 1, 1, length)
-            contexts.append(F.scaled_dot_product_attention(*heads, mask).transpose(1, 2).reshape(count * length, -1))
-        return torch.cat(contexts)
+def build(model: BertModel, whole: type = FastBert, layer: type = FastLayer, product: type = Product) -> FastBert:
+    """The fast path with one part exchanged."""
+    fast.FastLayer, fast.Product = layer, product
+    try:
+        return whole(model)
+    finally:
+        fast.FastLayer, fast.Product = FastLayer, Product
 
 
-class ThreeProducts(FastBert):
-    """Query, key and value each by a product of its own."""
-
-    def layer(self, hidden: Tensor, parts: FastLayer, buckets: Buckets) -> Tensor:
-        attention = parts.layer.attention
-        three = [part(hidden) for part in (attention.query, attention.key, attention.value)]
-        runs, contexts = [part.split([count * length for count, length in buckets]) for part in three], []
-        for *run, (count, length) in zip(*runs, buckets, strict=True):
-            heads = [part.view(count, length, -1, self.model.config.head_width).transpose(1, 2) for part in run]
-            contexts.append(F.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(count * length, -1))
-        hidden = parts.layer.attention_norm(self.add(hidden, attention.output, torch.cat(contexts)))
-        feed_forward = parts.layer.feed_forward
-        expanded = self.activate(feed_forward.expand(hidden))
-        return parts.layer.feed_forward_norm(self.add(hidden, feed_forward.contract, expanded))
+def measure(title: str, rounds: int, work: dict[str, Callable[[int], object]]) -> None:
+    """Everybody's turn in each round; all are compared with the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(rounds):
+        for name, do in work.items():
+            start = time.perf_counter()
+            do(turn)
+            seconds[name].append(time.perf_counter() - start)
+    base = seconds["all tricks"]
+    print(f"\n{title}: {statistics.median(base) * 1000:.1f} ms with all tricks, median of {rounds} rounds")
+    for name, times in seconds.items():
+        print(f"  {name:48}{statistics.median(a / b for a, b in zip(times, base, strict=True)):8.2f}")
 
 
-class NotInPlace(FastBert):
-    """New memory for each result."""
-
-    def __init__(self, model) -> None:
-        super().__init__(model)
-        self.activate = F.gelu
-
-    def add(self, hidden: Tensor, linear: nn.Linear, inner: Tensor) -> Tensor:
-        return hidden + linear(inner)
-
-
+@torch.inference_mode()
 def main(rounds: int) -> None:
     encoder = SentenceEncoder.from_pretrained(store.DEFAULT)
+    model = encoder.model
     variants = {
-        "all tricks": FastBert,
-        "with padding": WithPadding,
-        "with a mask": WithMask,
-        "three products for query, key and value": ThreeProducts,
-        "not in place": NotInPlace,
+        "all tricks": build(model),
+        "with padding and its mask": build(model, WithPadding, Variant),
+        "with a mask that hides nothing": build(model, layer=WithMask),
+        "three products for query, key and value": build(model, layer=ThreeProducts),
+        "matrices not packed for few rows": build(model, product=NotPacked),
+        "not in place": build(model, layer=NotInPlace),
     }
-    texts = [encoding.ids for encoding in encoder.tokenizer.encode(paragraphs(100 * rounds), 256)]
-    seconds: dict[str, list[float]] = {name: [] for name in [*variants, "batches unsorted", "batches of 4,096 tokens"]}
-    with torch.inference_mode():
-        models = {name: variant(encoder.model) for name, variant in variants.items()}
-        for turn in range(rounds):
+    texts = [encoding.ids for encoding in encoder.tokenizer.encode(paragraphs(60 * rounds), 256)]
+
+    def mixed(compute: FastBert, batch_tokens: int = 1024, batch_texts: int = 0) -> Callable[[int], object]:
+        def do(turn: int) -> None:
             piece = texts[turn::rounds]
-            numbers = list(range(len(piece)))
-            batches = by_length([len(text) for text in piece])
-            work = {name: (model, batches) for name, model in models.items()}
-            unsorted = [numbers[start : start + 12] for start in numbers[::12]]
-            work["batches unsorted"] = (models["with padding"], unsorted)
-            work["batches of 4,096 tokens"] = (models["all tricks"], by_length([len(text) for text in piece], 4096))
-            for name, (model, groups) in work.items():
-                start = time.perf_counter()
-                for batch in groups:
-                    model([piece[number] for number in batch])
-                seconds[name].append(time.perf_counter() - start)
-    print(f"{'':44}{'ratio':>8}   ({rounds} rounds of 100 paragraphs)")
-    for name, times in seconds.items():
-        ratios = [mine / ours for mine, ours in zip(times, seconds["all tricks"], strict=True)]
-        print(f"{name:44}{statistics.median(ratios):8.3f}")
+            batches = by_length([len(text) for text in piece], batch_tokens)
+            if batch_texts:
+                numbers = list(range(len(piece)))
+                batches = [numbers[start : start + batch_texts] for start in numbers[::batch_texts]]
+            for batch in batches:
+                compute([piece[number] for number in batch])
+
+        return do
+
+    everybody = {name: mixed(compute) for name, compute in variants.items()}
+    everybody["padding, batches of 12 unsorted"] = mixed(variants["with padding and its mask"], batch_texts=12)
+    everybody["batches of 256 tokens"] = mixed(variants["all tricks"], 256)
+    everybody["batches of 4,096 tokens"] = mixed(variants["all tricks"], 4096)
+    measure("60 paragraphs of mixed length", rounds, everybody)
+
+    def single(compute: Callable[[list[list[int]]], object]) -> Callable[[int], object]:
+        return lambda turn: [compute([text[:16]]) for text in texts[turn : turn + 5]]
+
+    one = {name: single(compute) for name, compute in variants.items()}
+    one["the readable path"] = single(lambda text: model(torch.tensor(text)))
+    measure("5 single texts of 16 tokens", 4 * rounds, one)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    measure("the same on one thread", 4 * rounds, {"all tricks": one["all tricks"]})
+    torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 9)
