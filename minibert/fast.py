@@ -7,7 +7,7 @@ without the trick, for paragraphs of mixed length and for a single short text, o
 
 1. **Texts of one length go together** (2.5 ×, -). Where texts come as they are given, most of a batch is padding.
    That is `batches.py`; a batch has about 1,024 tokens, as a product of fewer rows is slower (of 256: 1.26 ×), and one
-   of more is not faster (of 4,096: 0.99 ×). Exact but for rounding: products of other shapes are summed in other orders.
+   of more is not faster (of 4,096: 0.99 ×). Rounding: products of other shapes are summed in other orders.
 2. **No padding** (1.15 ×, 1.06 ×). The tokens of all texts of a batch lie one after the other, (N, D). Everything but
    attention works on each token alone and never asks where a text ends. Exact: padding had no part in the result.
 3. **No mask** (1.00 ×, 1.04 ×). Attention does ask, and goes by buckets of texts of one length: (b, H, S, W), in which
@@ -51,16 +51,23 @@ class Product:
     """
 
     def __init__(self, *layers: nn.Linear) -> None:
-        weights, biases = [layer.weight.detach() for layer in layers], [layer.bias.detach() for layer in layers]
-        self.weight = weights[0] if len(layers) == 1 else torch.cat(weights)  # (out, in)
-        self.bias = biases[0] if len(layers) == 1 else torch.cat(biases)  # (out)
-        on_cpu = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
+        self.layers = layers
+        self.bias = torch.cat([layer.bias.detach() for layer in layers])  # (out)
+        on_cpu = self.bias.device.type == "cpu" and self.bias.dtype == torch.float32
         self.can_pack = on_cpu and torch.backends.mkldnn.is_available()
+
+    def stacked(self) -> Tensor:
+        """The matrices on top of each other, (out, in)."""
+        weights = [layer.weight.detach() for layer in self.layers]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+    # Each of the two is made when it is first needed: who encodes one text at a time has no use for the other.
+    weight = cached_property(stacked)
 
     @cached_property
     def packed(self) -> Tensor:
         """The matrix in the blocks in which a kernel of oneDNN, a library inside PyTorch, reads it."""
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+        return torch.ops.mkldnn._reorder_linear_weight(self.stacked(), ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.can_pack and len(x) <= FEW:
