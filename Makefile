@@ -18,7 +18,7 @@ test: checkpoint data  ## the whole test suite
 test-hub: $(SETUP)  ## the published numbers of checkpoints that only the hub has; needs a network
 	HF_HUB_OFFLINE=0 $(BIN)/python -m pytest -m hub
 
-bench: checkpoint data  ## how fast, beside what people use instead; a quarter of an hour, on a machine that does nothing else
+bench: checkpoint data  ## how fast, beside what people use instead; ten minutes, on a machine that does nothing else
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python tests/benchmarks/bench.py
 

@@ -293,7 +293,8 @@ class SentenceEncoder(nn.Module):
 
     def _fast_bert(self) -> FastBert | None:
         """The fast path of the model as it is now; None if the readable path is to be taken."""
-        if not self.fast:
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
+        if not self.fast or hooked:  # a hook, of `recording` or of anybody, is called by the readable path alone
             return None
         if self._fast_model is None or not self._fast_model.is_of(self.model):
             with torch.inference_mode():

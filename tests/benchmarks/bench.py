@@ -1,7 +1,7 @@
 """How fast is minibert, beside everything that people would use instead?
 
-    python tests/benchmarks/bench.py             a quarter of an hour (make bench)
-    python tests/benchmarks/bench.py --quick     a minute and a half, for a look
+    python tests/benchmarks/bench.py             ten minutes (make bench)
+    python tests/benchmarks/bench.py --quick     two minutes, for a look
     python tests/benchmarks/bench.py --readme    as the first, and writes the table into README.md
 
 All take turns: in each round every one of them does the same piece of work, so a slow moment of the machine falls on
@@ -217,10 +217,12 @@ def in_turns(everybody: dict[str, Encode], work: Sequence[Sequence[str]], config
     shares: dict[str, list[float]] = {name: [] for name in everybody}
     for encode in everybody.values():
         encode(work[0][:40])  # warm
-    for piece in work:
+    for number, piece in enumerate(work):
         needed = needed_flops([len(encoding) for encoding in tokenizer.encode(list(piece), 256)], config)
         peak = peak_flops()
-        for name, encode in everybody.items():
+        order = list(everybody.items())
+        first = number % len(order)  # in each round another one begins
+        for name, encode in order[first:] + order[:first]:
             time.sleep(0.05)  # onnxruntime's threads keep a core busy for a moment after their work
             start = time.perf_counter()
             encode(piece)
@@ -312,7 +314,7 @@ for vectors in encoder.encode_stream(texts(COUNT)): pass
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute and a half, for a look")
+    parser.add_argument("--quick", action="store_true", help="two minutes, for a look")
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
     options = parser.parse_args()
     quick = options.quick
@@ -325,10 +327,10 @@ def main() -> None:
     )
     print(f"{machine}; {versions}; peak {peak_flops() / 1e9:.0f} GFLOP/s")
 
-    rounds = 2 if quick else 5
-    corpus = paragraphs(rounds * (25 if quick else 200))
+    rounds = 2 if quick else 7
+    corpus = paragraphs(rounds * (25 if quick else 80))
     mixed = [corpus[number::rounds] for number in range(rounds)]
-    single = [[text[:60] for text in corpus[start : start + 5]] for start in range(0, 5 * (6 if quick else 20), 5)]
+    single = [[text[:60] for text in corpus[start : start + 5]] for start in range(0, 5 * (6 if quick else 15), 5)]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         everybody = takers(folder, Path(scratch), quick)
@@ -344,7 +346,7 @@ def main() -> None:
             all_b = in_turns(everybody, short, config, "(b) short texts")
             rows.append(Row("(b) short texts: speed against sentence-transformers", all_b["minibert"]["ratio"]))
             words = " ".join(corpus).split()
-            full = [[" ".join(words[(turn * 32 + text) * 40 :][:300]) for text in range(32)] for turn in range(3)]
+            full = [[" ".join(words[(turn * 16 + text) * 200 :][:300]) for text in range(16)] for turn in range(4)]
             all_c = in_turns(everybody, full, config, "(c) texts at the limit of 256 tokens")
             rows.append(
                 Row(
@@ -362,7 +364,7 @@ def main() -> None:
             Row("(d) against onnxruntime", all_d["onnxruntime, our batches"]["ratio"] / ours, "≤", 1.1),
         ]
         del everybody
-    e = processes(STARTS, folder, 1 if quick else 5, "(e) process start to first vector, and peak memory", not quick)
+    e = processes(STARTS, folder, 1 if quick else 3, "(e) process start to first vector, and peak memory", not quick)
     start, memory = (
         ratio(e, "seconds", "minibert", "import torch"),
         ratio(e, "peak", "minibert", "sentence-transformers"),
@@ -397,7 +399,7 @@ def main() -> None:
     counts = (1_000, 5_000) if quick else (1_000, 200_000)
     few, many = (f"{count:,} texts" for count in counts)
     growth = {f"{count:,} texts": GROWTH.replace("COUNT", str(count)) for count in counts}
-    g = processes(growth, folder, 1 if quick else 3, "(g) growth, on the first layer alone", False)
+    g = processes(growth, folder, 1, "(g) growth, on the first layer alone", False)
     per_text = ratio(g, "seconds", many, few) * counts[0] / counts[1]
     rows += [
         Row(f"(g) {many}: time per text against {few}", per_text, "≤", 1.05),
