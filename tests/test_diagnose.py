@@ -1,0 +1,221 @@
+"""Every known mistake is named from the outside, and a healthy model is never accused."""
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_recording import SIZES, hooks, random_model
+from torch import Tensor
+
+from minibert import BertConfig, BertModel, mean_pool
+from minibert.bugs import BUGS, Bug
+from minibert.diagnose import PARTS, diagnose, observe, some_inputs
+from minibert.errors import InputError
+from minibert.model import ACTIVATIONS
+
+EPS = 1e-3  # large enough for where it stands to be seen
+
+
+@pytest.fixture(scope="module")
+def healthy() -> BertModel:
+    return random_model(layer_norm_eps=EPS)
+
+
+def with_bugs(*names: str) -> tuple[BertModel, ExitStack]:
+    """A model that has these bugs; everything else as `healthy`."""
+    student, stack = random_model(layer_norm_eps=EPS), ExitStack()
+    for name in names:
+        stack.enter_context(BUGS[name].applied(student))
+    return student, stack
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
+def test_every_bug_is_named(healthy: BertModel, bug: Bug) -> None:
+    student, stack = with_bugs(bug.name)
+    with stack:
+        found = diagnose(student, healthy)
+    assert found.verdict in ("bug", "random")
+    assert found.bugs == (bug.name,)
+    assert found.then is None
+    if bug.name != "last layer left out":  # what is not computed has no value to compare
+        assert re.sub(r"encoder\.layers\.\d+\.", "", found.where) == bug.first
+    assert bug.explanation in str(found)
+    assert diagnose(student, healthy).healthy
+    assert hooks(student) == hooks(healthy) == 0
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
+def test_a_bug_goes_without_a_trace(bug: Bug) -> None:
+    model, untouched = random_model(), random_model()
+    inputs = some_inputs(model)
+
+    def use_and_fail() -> None:
+        with bug.applied(model):
+            model(**inputs)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        use_and_fail()
+    assert not model.training
+    for ours, theirs in zip(model.modules(), untouched.modules(), strict=True):
+        assert vars(ours).keys() == vars(theirs).keys()
+    for name, value in observe(untouched, inputs).items():
+        assert torch.equal(observe(model, inputs)[name], value), name
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [("no scale", "GELU by tanh"), ("value bias dropped", "pooler without tanh"), ("token types dropped", "no mask")],
+)
+def test_two_bugs_one_after_the_other(healthy: BertModel, first: str, second: str) -> None:
+    student, stack = with_bugs(first, second)
+    with stack:
+        found = diagnose(student, healthy)
+    assert found.bugs[0] == first
+    assert found.then is not None
+    assert found.then in str(found)
+    student, stack = with_bugs(second)  # the first is mended
+    with stack:
+        assert diagnose(student, healthy).bugs == (second,)
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
+def test_from_hidden_states_alone(healthy: BertModel, bug: Bug) -> None:
+    """A student whose inside cannot be seen: named, or shown to be out of sight."""
+    student, stack = with_bugs(bug.name)
+
+    def black_box(**inputs: Tensor):
+        with stack_of(bug, student):
+            return student(**inputs, output_hidden_states=True)
+
+    stack.close()
+    found = diagnose(black_box, healthy)
+    if bug.name == "key bias dropped":
+        assert found.verdict in ("equal", "rounding")
+    elif bug.name in ("mask of −10000", "mask of −∞") or bug.first == "mean_pool":
+        assert found.healthy  # these rows have something to look at; and a model does not pool
+    elif bug.name == "dropout left on":
+        assert found.verdict == "random"
+    else:
+        assert bug.name in found.bugs
+
+
+def stack_of(bug: Bug, model: BertModel) -> ExitStack:
+    stack = ExitStack()
+    stack.enter_context(bug.applied(model))
+    return stack
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    scores = torch.einsum("bhsw,bhtw->bhst", query, key) / math.sqrt(query.shape[-1])
+    return torch.softmax(scores if mask is None else scores + mask, -1) @ value
+
+
+def no_scale(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.softmax(query @ key.transpose(-1, -2) + mask, -1) @ value
+
+
+def feed_forward(self: torch.nn.Module, hidden: Tensor) -> Tensor:
+    return self.contract(F.gelu(self.expand(hidden), approximate="tanh"))
+
+
+def sample_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt() * weight + bias
+
+
+PARTS_OF_STUDENTS: list[tuple[str, Callable[..., object], str | None]] = [
+    ("attention", softmax_attention, None),
+    ("attention", no_scale, "no scale"),
+    ("gelu", lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), None),
+    ("gelu", F.relu, "ReLU for GELU"),
+    ("layer_norm", lambda x, w, b, eps: F.layer_norm(x, w.shape, w, b, eps), None),
+    ("layer_norm", sample_norm, "variance over n − 1"),
+    ("split_heads", lambda x, width: x.view(*x.shape[:2], -1, width).permute(0, 2, 1, 3), None),
+    ("split_heads", lambda x, width: x.view(len(x), -1, x.shape[1], width), "heads split without the transpose"),
+    ("merge_heads", lambda x: x.permute(0, 2, 1, 3).reshape(len(x), x.shape[2], -1), None),
+    ("feed_forward", feed_forward, "GELU by tanh"),
+    ("pooler", lambda self, hidden: self.dense(hidden[:, 0]), "pooler without tanh"),
+    ("mean_pool", mean_pool, None),
+    ("mean_pool", lambda hidden, mask: hidden.mean(dim=1), "padding in the mean"),
+]
+
+
+@pytest.mark.parametrize("part, function, bug", PARTS_OF_STUDENTS)
+def test_a_function_for_one_part(healthy: BertModel, part: str, function, bug: str | None) -> None:
+    found = diagnose(function, healthy, part=part)
+    if bug is None:
+        assert found.healthy, str(found)
+    else:
+        assert found.bugs == (bug,)
+    assert hooks(healthy) == 0
+
+
+def test_a_function_is_known_by_its_name(healthy: BertModel) -> None:
+    assert diagnose(feed_forward, healthy).bugs == ("GELU by tanh",)
+    assert set(PARTS) >= {part for part, *_ in PARTS_OF_STUDENTS}
+
+
+def test_on_a_real_checkpoint(checkpoint: Path) -> None:
+    reference = BertModel.from_pretrained(checkpoint)
+    student = copy.deepcopy(reference)
+    inputs = some_inputs(reference)
+    assert diagnose(student, reference, inputs).verdict == "equal"
+    for name in ("GELU by tanh", "LayerNorm's eps", "no mask", "layers in reverse order"):
+        with BUGS[name].applied(student):
+            assert diagnose(student, reference, inputs).bugs == (name,)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    heads=st.integers(1, 4),
+    width=st.sampled_from([2, 3, 8]),
+    layers=st.integers(1, 3),
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
+    attention=st.sampled_from(["eager", "sdpa"]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    threads=st.integers(1, 2),
+    seed=st.integers(0, 9),
+)
+def test_a_healthy_model_is_never_accused(heads, width, layers, activation, attention, dtype, threads, seed) -> None:
+    changes = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * width,
+        "num_hidden_layers": layers,
+        "hidden_act": activation,
+    }
+    reference, student = (random_model(kind, **changes).to(dtype) for kind in ("eager", attention))
+    inputs = some_inputs(reference, seed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert diagnose(student, reference, inputs).healthy
+
+        def black_box(**inputs: Tensor) -> Tensor:  # each text on its own: another order of sums
+            rows = [student(**{name: tensor[row : row + 1] for name, tensor in inputs.items()}) for row in range(3)]
+            return torch.cat([row.last_hidden_state for row in rows])
+
+        assert diagnose(black_box, reference, inputs).healthy
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_something_else_is_unknown(healthy: BertModel) -> None:
+    found = diagnose(lambda x: F.gelu(x) * 1.01, healthy, part="gelu")
+    assert found.verdict == "unknown"
+    assert found.where == "encoder.layers.0.feed_forward.activation"
+    assert "No single known mistake" in str(found)
+
+
+def test_bad_input(healthy: BertModel) -> None:
+    with pytest.raises(InputError, match="there is no part 'atention'; there are gelu, layer_norm"):
+        diagnose(softmax_attention, healthy, part="atention")
+    with pytest.raises(InputError, match=r"reference\.eval"):
+        diagnose(healthy, BertModel(BertConfig(**SIZES)))
