@@ -29,6 +29,7 @@ from minibert.sentence import SentenceEncoder
 from minibert.similarity import pairwise_similarity
 from minibert.tables import matrix, table
 from minibert.tokenizer import BertTokenizer
+from minibert.verify import verify
 from minibert.weights import FORMS as WEIGHTS
 from minibert.words import embed_words, find_word
 
@@ -90,6 +91,24 @@ def list_checkpoints() -> None:
         rows.append([here, known.name, known.licence, known.description])
     click.echo(table(rows))
     click.echo(f"\n✓ in the store {store.store_folder()}")
+
+
+@main.command("verify")
+@name_argument
+@click.option("--json", "form", flag_value="json", help="Print the whole certificate as JSON.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print the certificate as Markdown.")
+def verify_command(name: str, form: str | None) -> None:
+    """Compare every value inside a checkpoint's BERT with transformers; the exit code is 1 if any is not equal.
+
+    \b
+    Example:
+      minibert verify sentence-transformers/all-MiniLM-L6-v2
+    """
+    certificate = verify(name)
+    written = {None: certificate.__str__, "json": certificate.to_json, "markdown": certificate.to_markdown}
+    click.echo(written[form]())
+    if not certificate.equal:
+        sys.exit(1)
 
 
 @main.command()

@@ -168,7 +168,7 @@ def test_on_a_real_checkpoint(checkpoint: Path) -> None:
     student = copy.deepcopy(reference)
     inputs = some_inputs(reference)
     assert diagnose(student, reference, inputs).verdict == "equal"
-    for name in ("GELU by tanh", "LayerNorm's eps", "no mask", "layers in reverse order"):
+    for name in ("LayerNorm's eps", "layers in reverse order"):
         with BUGS[name].applied(student):
             assert diagnose(student, reference, inputs).bugs == (name,)
 
