@@ -172,13 +172,13 @@ def cases(model: BertModel) -> dict[str, dict[str, Tensor]]:
     longest = config.max_position_embeddings
     batch = some_inputs(model)
     chance = torch.Generator().manual_seed(0)
-    several = torch.randint(config.vocab_size, (2, longest), generator=chance)
+    long = torch.randint(config.vocab_size, (1, longest), generator=chance)
     edges = torch.tensor([[0, config.vocab_size - 1, 0, config.vocab_size // 2, config.vocab_size - 1]])
     return {
         "a single text": {"input_ids": batch["input_ids"][:1]},
         "a padded batch with a pair": batch,
         "padding on the left": {name: tensor.flip(1) for name, tensor in batch.items()},
-        f"{longest} tokens": {"input_ids": several},
+        f"{longest} tokens": {"input_ids": long},
         "the first and last ids": {"input_ids": edges[:, :longest]},
         "one token": {"input_ids": edges[:, :1]},
     }

@@ -173,7 +173,7 @@ def test_on_a_real_checkpoint(checkpoint: Path) -> None:
             assert diagnose(student, reference, inputs).bugs == (name,)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     heads=st.integers(1, 4),
     width=st.sampled_from([2, 3, 8]),

@@ -26,7 +26,7 @@ TINY = BertConfig(
     intermediate_size=6,
     max_position_embeddings=8,
 )
-many = settings(max_examples=300, deadline=5000)  # milliseconds for one case
+many = settings(max_examples=150, deadline=5000)  # milliseconds for one case
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([0, 1, 2, 10**30]),
@@ -192,7 +192,7 @@ def test_vocabularies(folder: Path, before: bytes, after: bytes, config: Any, te
         pass
 
 
-@settings(max_examples=300, deadline=5000)
+@settings(max_examples=150, deadline=5000)
 @given(data=st.data())
 def test_tokenizer_files(folder: Path, checkpoint: Path, data: st.DataObject) -> None:
     whole = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
