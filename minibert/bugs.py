@@ -334,7 +334,7 @@ enter(
 )  # fmt: skip
 enter(
     "mask of −10000", "attention.masked_scores", "Google's original code",
-    "The mask is −10000; it hides as well in float32, but overflows nowhere only by luck: torch.finfo(dtype).min.",
+    "The mask is −10000, which a large enough score outweighs: torch.finfo(dtype).min is as low as numbers go.",
     exchange_step(masked_scores=_masked(-10000.0)),
 )  # fmt: skip
 enter(
