@@ -15,6 +15,8 @@ from torch import Tensor
 
 from minibert import BertConfig
 from minibert import model as minibert_model
+from minibert.bugs import BUGS, Bug
+from minibert.diagnose import some_inputs
 from minibert.model import ACTIVATIONS, EncoderLayer, gelu_tanh
 
 SMALL = BertConfig(
@@ -241,3 +243,22 @@ def test_the_readme_counts_right() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     assert f"for {len(CONFIGS)} configurations" in readme
     assert f"and {len(FAULTS)} mistakes" in readme
+
+
+@functools.cache
+def healthy_twins() -> Twins:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+    return Twins.random(BertConfig(vocab_size=50, layer_norm_eps=1e-3, **sizes))
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.first != "mean_pool"], ids=lambda bug: bug.name)
+def test_no_known_mistake_goes_unseen(bug: Bug) -> None:
+    """Each of the catalogue, alone, turns a rung red; those of pooling are beside sentence-transformers' own."""
+    twins = healthy_twins()
+    inputs = some_inputs(twins.ours)
+    inputs["attention_mask"][-1] = 0  # where masks of −∞ and −10000 show
+    batch = Batch(**inputs)
+    assert first_red_rung(twins, batch) is None
+    with bug.applied(twins.ours):
+        assert first_red_rung(twins, batch) is not None
+    assert first_red_rung(twins, batch) is None
