@@ -10,20 +10,22 @@ lessons show what a mistake costs, and our own tests are held against it: is eve
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibert.model import BertModel, EncoderLayer, Pooler, gelu_tanh
-from minibert.pooling import mean_pool
-from minibert.recording import EAGER_STEPS, Steps, through
+from minibert.heads import MaskedLMHead
+from minibert.model import Attention, EncoderLayer, gelu_tanh
+from minibert.parts import PARTS, exchange, layers_of, masked_loss, norms_of, overwrite
+from minibert.pooling import combine_layers, mean_pool
+from minibert.recording import EAGER_STEPS, bert_of, through
+from minibert.similarity import cosine_similarity
 
-Change = Callable[[BertModel, ExitStack], None]
+Change = Callable[[nn.Module, ExitStack], None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Bug:
         first: the first value that it changes, by its name in `recording`, without "encoder.layers.0.".
         seen: where people met it.
         change: gives a healthy model this bug; what it puts on the stack takes it away again.
+        random: are its numbers others each time?
     """
 
     name: str
@@ -43,9 +46,10 @@ class Bug:
     first: str
     seen: str
     change: Change
+    random: bool = False
 
     @contextmanager
-    def applied(self, model: BertModel) -> Iterator[None]:
+    def applied(self, model: nn.Module) -> Iterator[None]:
         """The model has this bug inside the block, and is healthy again after it, also when it raises."""
         with ExitStack() as stack:
             self.change(model, stack)
@@ -55,109 +59,61 @@ class Bug:
 BUGS: dict[str, Bug] = {}
 
 
-def bug(name: str, first: str, seen: str, explanation: str) -> Callable[[Change], Change]:
-    """Enters the decorated function into the catalogue."""
-
-    def enter(change: Change) -> Change:
-        BUGS[name] = Bug(name, explanation, first, seen, change)
-        return change
-
-    return enter
+def enter(name: str, first: str, seen: str, explanation: str, change: Change, random: bool = False) -> None:
+    BUGS[name] = Bug(name, explanation, first, seen, change, random)
 
 
-# --- how a model is changed, and back ------------------------------------------------------------------------------
+def wrong(part: str, function: Callable[..., object]) -> Change:
+    """Another function in the place of a part."""
+    return lambda model, stack: PARTS[part].put(model, stack, function)
 
 
-def layers_of(model: BertModel) -> list[EncoderLayer]:
-    return [layer for layer in model.encoder.layers if isinstance(layer, EncoderLayer)]
-
-
-def norms_of(model: BertModel) -> list[nn.LayerNorm]:
-    return [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-
-
-def exchange(stack: ExitStack, things: Sequence[object], name: str, make: Callable[..., object]) -> None:
-    """Sets an attribute of each single object to make(object)."""
-    for thing in things:
-        own = vars(thing)
-        if name in own:
-            stack.callback(setattr, thing, name, own[name])
-        else:  # the class has it: afterwards it is that one again
-            stack.callback(delattr, thing, name)
-        object.__setattr__(thing, name, make(thing))
-
-
-def overwrite(stack: ExitStack, parameter: Tensor, values: Tensor) -> None:
-    """Gives a parameter other values; its own are kept, and come back untouched."""
-    stack.callback(setattr, parameter, "data", parameter.data)
-    parameter.data = values.detach().clone()
-
-
-def exchange_step(**steps: Callable[..., Tensor]) -> Change:
+def steps(**others: Callable[..., Tensor]) -> Change:
     """Attention in which some steps are others."""
 
-    def change(model: BertModel, stack: ExitStack) -> None:
-        wrong: Steps = {**EAGER_STEPS, **steps}
+    def change(model: nn.Module, stack: ExitStack) -> None:
         for layer in layers_of(model):
-            handle = through(layer.attention, lambda attend: replace(attend, steps=wrong))
+            handle = through(layer.attention, lambda attend: replace(attend, steps={**EAGER_STEPS, **others}))
             stack.callback(handle.remove)
 
     return change
 
 
-def exchange_forward(kind: str, forward: Callable[..., object]) -> Change:
-    """Modules of a kind compute forward(module, …)."""
-
-    def change(model: BertModel, stack: ExitStack) -> None:
-        kinds: dict[str, Sequence[nn.Module]] = {
-            "layers": layers_of(model),
-            "norms": norms_of(model),
-            "pooler": [] if model.pooler is None else [model.pooler],
-        }
-        exchange(stack, kinds[kind], "forward", lambda module: partial(forward, module))
-
-    return change
-
-
-def enter(name: str, first: str, seen: str, explanation: str, change: Change) -> None:
-    bug(name, first, seen, explanation)(change)
-
-
 # --- embeddings ----------------------------------------------------------------------------------------------------
 
 
-def _roll_positions(model: BertModel, stack: ExitStack) -> None:
-    table = model.embeddings.position_embeddings.weight
+def _roll_positions(model: nn.Module, stack: ExitStack) -> None:
+    table = bert_of(model).embeddings.position_embeddings.weight
     overwrite(stack, table, table.roll(-1, dims=0))
 
 
-def _sinusoids(model: BertModel, stack: ExitStack) -> None:
-    table = model.embeddings.position_embeddings.weight
+def _sinusoids(model: nn.Module, stack: ExitStack) -> None:
+    table = bert_of(model).embeddings.position_embeddings.weight
     places = torch.arange(len(table), dtype=table.dtype)[:, None]
     rates = 10000 ** (-torch.arange(0, table.shape[1], 2, dtype=table.dtype) / table.shape[1])
     waves = torch.stack([(places * rates).sin(), (places * rates).cos()], dim=-1).flatten(1)  # AIAYN, section 3.5
     overwrite(stack, table, waves[:, : table.shape[1]])
 
 
-def _other_segment(model: BertModel, stack: ExitStack) -> None:
-    table = model.embeddings.token_type_embeddings.weight
+def _other_segment(model: nn.Module, stack: ExitStack) -> None:
+    table = bert_of(model).embeddings.token_type_embeddings.weight
     overwrite(stack, table, table[-1:].expand_as(table))
 
 
 def _no_table(name: str) -> Change:
-    def change(model: BertModel, stack: ExitStack) -> None:
-        table = getattr(model.embeddings, name).weight
+    def change(model: nn.Module, stack: ExitStack) -> None:
+        table = getattr(bert_of(model).embeddings, name).weight
         overwrite(stack, table, torch.zeros_like(table))
 
     return change
 
 
-def _no_embedding_norm(model: BertModel, stack: ExitStack) -> None:
-    exchange(stack, [model.embeddings.norm], "forward", lambda norm: lambda x: x)
+def _no_embedding_norm(model: nn.Module, stack: ExitStack) -> None:
+    exchange(stack, [bert_of(model).embeddings.norm], "forward", lambda norm: lambda x: x)
 
 
-def _scaled_words(model: BertModel, stack: ExitStack) -> None:
-    table = model.embeddings.word_embeddings.weight
+def _scaled_words(model: nn.Module, stack: ExitStack) -> None:
+    table = bert_of(model).embeddings.word_embeddings.weight
     overwrite(stack, table, table * math.sqrt(table.shape[1]))
 
 
@@ -211,7 +167,7 @@ def _mask_of_queries(scores: Tensor, mask: Tensor | None) -> Tensor:
 def _from(source: str, target: str) -> Change:
     """One projection computes by the matrix of another."""
 
-    def change(model: BertModel, stack: ExitStack) -> None:
+    def change(model: nn.Module, stack: ExitStack) -> None:
         for layer in layers_of(model):
             taken = getattr(layer.attention, source)
             exchange(stack, [getattr(layer.attention, target)], "forward", lambda _, taken=taken: taken.forward)
@@ -219,25 +175,18 @@ def _from(source: str, target: str) -> Change:
     return change
 
 
-def _split_without_transpose(model: BertModel, stack: ExitStack) -> None:
-    def split(projected: Tensor, width: int) -> Tensor:
-        batch, sequence, _ = projected.shape
-        return projected.view(batch, -1, sequence, width)
-
-    things = [layer.attention for layer in layers_of(model)]
-    exchange(stack, things, "split_heads", lambda attention: lambda x: split(x, attention.head_width))
+def _split_without_transpose(attention: Attention, projected: Tensor) -> Tensor:
+    batch, sequence, _ = projected.shape
+    return projected.view(batch, -1, sequence, attention.head_width)
 
 
-def _merge_without_transpose(model: BertModel, stack: ExitStack) -> None:
-    def merge(context: Tensor) -> Tensor:
-        batch, _, sequence, _ = context.shape
-        return context.contiguous().view(batch, sequence, -1)
-
-    exchange(stack, [layer.attention for layer in layers_of(model)], "merge_heads", lambda attention: merge)
+def _merge_without_transpose(attention: Attention, context: Tensor) -> Tensor:
+    batch, _, sequence, _ = context.shape
+    return context.contiguous().view(batch, sequence, -1)
 
 
 def _no_bias(*path: str) -> Change:
-    def change(model: BertModel, stack: ExitStack) -> None:
+    def change(model: nn.Module, stack: ExitStack) -> None:
         for layer in layers_of(model):
             linear: nn.Module = layer
             for name in path:
@@ -248,13 +197,13 @@ def _no_bias(*path: str) -> Change:
     return change
 
 
-def _transposed(model: BertModel, stack: ExitStack) -> None:
+def _transposed(model: nn.Module, stack: ExitStack) -> None:
     for layer in layers_of(model):
         for linear in (layer.attention.query, layer.attention.key, layer.attention.value, layer.attention.output):
             overwrite(stack, linear.weight, linear.weight.T)
 
 
-def _swapped_query_key(model: BertModel, stack: ExitStack) -> None:
+def _swapped_query_key(model: nn.Module, stack: ExitStack) -> None:
     for layer in layers_of(model):
         query, key = layer.attention.query, layer.attention.key
         forwards = query.forward, key.forward
@@ -294,23 +243,23 @@ enter(
 enter(
     "heads split without the transpose", "attention.query", "view(B, H, S, W) straight from (B, S, D)",
     "A view as (B, H, S, W) mixes tokens and heads: view as (B, S, H, W), then transpose(1, 2).",
-    _split_without_transpose,
+    wrong("split_heads", _split_without_transpose),
 )  # fmt: skip
 enter(
     "no scale", "attention.scaled_scores", "hand-written attention",
     "The scores are not divided by √W, the square root of a head's width (AIAYN, equation 1).",
-    exchange_step(scaled_scores=lambda scores, width: scores * 1.0),
+    steps(scaled_scores=lambda scores, width: scores * 1.0),
 )  # fmt: skip
 enter(
     "scale by W", "attention.scaled_scores", "a forgotten square root",
     "The scores are divided by W; it is its square root (AIAYN, equation 1).",
-    exchange_step(scaled_scores=lambda scores, width: scores / width),
+    steps(scaled_scores=lambda scores, width: scores / width),
 )  # fmt: skip
 
 
-def _scale_by_hidden_size(model: BertModel, stack: ExitStack) -> None:
-    size = model.config.hidden_size
-    exchange_step(scaled_scores=lambda scores, width: scores * size**-0.5)(model, stack)
+def _scale_by_hidden_size(model: nn.Module, stack: ExitStack) -> None:
+    size = bert_of(model).config.hidden_size
+    steps(scaled_scores=lambda scores, width: scores * size**-0.5)(model, stack)
 
 
 enter(
@@ -320,51 +269,57 @@ enter(
 enter(
     "no mask", "attention.masked_scores", "hf#2860",
     "Padding is looked at like any token: the mask is not added to the scores.",
-    exchange_step(masked_scores=lambda scores, mask: scores * 1.0),
+    steps(masked_scores=lambda scores, mask: scores * 1.0),
 )  # fmt: skip
 enter(
     "mask of the queries", "attention.masked_scores", "mask[:, None, :, None]",
     "The mask hides rows, the queries that are padding; it is the columns, the keys: (B, 1, 1, T).",
-    exchange_step(masked_scores=_mask_of_queries),
+    steps(masked_scores=_mask_of_queries),
 )  # fmt: skip
 enter(
     "mask added raw", "attention.masked_scores", "1 and 0 added to the scores",
     "The mask of ones and zeros is added itself, which changes a score by 1; hidden keys need a large negative number.",
-    exchange_step(masked_scores=lambda s, mask: s if mask is None else s + (mask == 0).to(s.dtype)),
+    steps(masked_scores=lambda s, mask: s if mask is None else s + (mask == 0).to(s.dtype)),
 )  # fmt: skip
 enter(
     "mask of −10000", "attention.masked_scores", "Google's original code",
     "The mask is −10000, which a large enough score outweighs: torch.finfo(dtype).min is as low as numbers go.",
-    exchange_step(masked_scores=_masked(-10000.0)),
+    steps(masked_scores=_masked(-10000.0)),
+)  # fmt: skip
+enter(
+    "mask of −10⁹", "attention.masked_scores", "-1e9, which float16 does not have",
+    "The mask is −10⁹: in float16 that is −∞. torch.finfo(dtype).min is as low as numbers of this dtype go.",
+    steps(masked_scores=_masked(-1e9)),
 )  # fmt: skip
 enter(
     "mask of −∞", "attention.masked_scores", "float('-inf')",
     "The mask is −∞: a row of nothing but padding becomes 0/0, NaN. Use torch.finfo(dtype).min.",
-    exchange_step(masked_scores=_masked(-math.inf)),
+    steps(masked_scores=_masked(-math.inf)),
 )  # fmt: skip
 enter(
     "mask after the softmax", "attention.masked_scores", "probabilities * mask",
     "Padding is set to zero after the softmax, so the rest does not sum to 1: mask the scores, before.",
-    exchange_step(masked_scores=lambda scores, mask: scores * 1.0, probabilities=_mask_after),
+    steps(masked_scores=lambda scores, mask: scores * 1.0, probabilities=_mask_after),
 )  # fmt: skip
 enter(
     "softmax over the queries", "attention.probabilities", "dim=-2",
     "The softmax goes over the queries; each query's weights over the keys must sum to 1: dim=-1.",
-    exchange_step(probabilities=lambda scores, mask: F.softmax(scores, dim=-2)),
+    steps(probabilities=lambda scores, mask: F.softmax(scores, dim=-2)),
 )  # fmt: skip
 enter(
     "softmax over the heads", "attention.probabilities", "dim=1",
     "The softmax goes over the heads; each query's weights over the keys must sum to 1: dim=-1.",
-    exchange_step(probabilities=lambda scores, mask: F.softmax(scores, dim=1)),
+    steps(probabilities=lambda scores, mask: F.softmax(scores, dim=1)),
 )  # fmt: skip
 enter(
     "probabilities transposed", "attention.context", "a transpose too many",
     "Each token gets what others would take from it: the probabilities are transposed before they meet the values.",
-    exchange_step(context=lambda probabilities, value: probabilities.transpose(2, 3) @ value),
+    steps(context=lambda probabilities, value: probabilities.transpose(2, 3) @ value),
 )  # fmt: skip
 enter(
     "heads merged without the transpose", "attention.output", "view(B, S, D) straight from (B, H, S, W)",
-    "A view as (B, S, D) mixes tokens and heads: transpose(1, 2) first, then flatten(2).", _merge_without_transpose,
+    "A view as (B, S, D) mixes tokens and heads: transpose(1, 2) first, then flatten(2).",
+    wrong("merge_heads", _merge_without_transpose),
 )  # fmt: skip
 enter(
     "output bias dropped", "attention.output", "bias=False",
@@ -374,97 +329,78 @@ enter(
 # --- feed-forward, norms, residual lines ---------------------------------------------------------------------------
 
 
-def _activation(function: Callable[[Tensor], Tensor]) -> Change:
-    def change(model: BertModel, stack: ExitStack) -> None:
-        exchange(stack, [layer.feed_forward for layer in layers_of(model)], "activation", lambda _: function)
-
-    return change
-
-
-def _norm(compute: Callable[[nn.LayerNorm, Tensor], Tensor]) -> Change:
-    return exchange_forward("norms", compute)
-
-
-def _eps(model: BertModel, stack: ExitStack) -> None:
+def _eps(model: nn.Module, stack: ExitStack) -> None:
     exchange(stack, norms_of(model), "eps", lambda norm: 1e-5 if norm.eps < 1e-6 else 1e-12)
 
 
-def _eps_outside(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def _eps_outside(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True).sqrt() + norm.eps) * norm.weight + norm.bias
+    return centred / (centred.square().mean(-1, keepdim=True).sqrt() + eps) * weight + bias
 
 
-def _sample_deviation(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def _sample_deviation(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return centred / (x.var(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias  # var divides by n - 1
+    return centred / (x.var(-1, keepdim=True) + eps).sqrt() * weight + bias  # var divides by n - 1
 
 
-def _root_mean_square(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+def _root_mean_square(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
 
 
-def _over_the_sequence(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def _over_the_sequence(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     centred = x - x.mean(-2, keepdim=True)
-    deviation = (centred.square().mean(-2, keepdim=True) + norm.eps).sqrt()
-    return centred / deviation * norm.weight + norm.bias
+    return centred / (centred.square().mean(-2, keepdim=True) + eps).sqrt() * weight + bias
 
 
 def _no_norm(name: str) -> Change:
-    def change(model: BertModel, stack: ExitStack) -> None:
+    def change(model: nn.Module, stack: ExitStack) -> None:
         norms = [getattr(layer, name) for layer in layers_of(model)]
         exchange(stack, norms, "forward", lambda norm: lambda x: x)
 
     return change
 
 
-def _gamma_beta(model: BertModel, stack: ExitStack) -> None:
+def _gamma_beta(model: nn.Module, stack: ExitStack) -> None:
     for norm in norms_of(model):
         weight, bias = norm.weight.data, norm.bias.data
         overwrite(stack, norm.weight, bias)
         overwrite(stack, norm.bias, weight)
 
 
-def _layer(compute: Callable[..., Tensor]) -> Change:
-    """Layers compute compute(layer, hidden, attend), where attend(hidden) is attention."""
-
-    def forward(layer: EncoderLayer, hidden: Tensor, *rest: object) -> tuple[Tensor, Tensor | None]:
-        kept: list[Tensor | None] = [None]
-
-        def attend(x: Tensor) -> Tensor:
-            attended, kept[0] = layer.attention(x, *rest)
-            return attended
-
-        return compute(layer, hidden, attend), kept[0]
-
-    return exchange_forward("layers", forward)
+Layer = tuple[Tensor, Tensor | None]
 
 
-def _no_attention_residual(layer: EncoderLayer, hidden: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-    hidden = layer.attention_norm(attend(hidden))
-    return layer.feed_forward_norm(hidden + layer.feed_forward(hidden))
+def _no_attention_residual(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    attended, probabilities = layer.attention(hidden, mask)
+    hidden = layer.attention_norm(attended)
+    return layer.feed_forward_norm(hidden + layer.feed_forward(hidden)), probabilities
 
 
-def _no_feed_forward_residual(layer: EncoderLayer, hidden: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-    hidden = layer.attention_norm(hidden + attend(hidden))
-    return layer.feed_forward_norm(layer.feed_forward(hidden))
+def _no_feed_forward_residual(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    attended, probabilities = layer.attention(hidden, mask)
+    hidden = layer.attention_norm(hidden + attended)
+    return layer.feed_forward_norm(layer.feed_forward(hidden)), probabilities
 
 
-def _residual_of_the_input(layer: EncoderLayer, hidden: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-    attended = layer.attention_norm(hidden + attend(hidden))
-    return layer.feed_forward_norm(hidden + layer.feed_forward(attended))
+def _residual_of_the_input(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    attended, probabilities = layer.attention(hidden, mask)
+    normed = layer.attention_norm(hidden + attended)
+    return layer.feed_forward_norm(hidden + layer.feed_forward(normed)), probabilities
 
 
-def _residual_after_norm(layer: EncoderLayer, hidden: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-    hidden = hidden + layer.attention_norm(attend(hidden))
-    return hidden + layer.feed_forward_norm(layer.feed_forward(hidden))
+def _residual_after_norm(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    attended, probabilities = layer.attention(hidden, mask)
+    hidden = hidden + layer.attention_norm(attended)
+    return hidden + layer.feed_forward_norm(layer.feed_forward(hidden)), probabilities
 
 
-def _pre_norm(layer: EncoderLayer, hidden: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-    hidden = hidden + attend(layer.attention_norm(hidden))
-    return hidden + layer.feed_forward(layer.feed_forward_norm(hidden))
+def _pre_norm(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    attended, probabilities = layer.attention(layer.attention_norm(hidden), mask)
+    hidden = hidden + attended
+    return hidden + layer.feed_forward(layer.feed_forward_norm(hidden)), probabilities
 
 
-def _norms_swapped(model: BertModel, stack: ExitStack) -> None:
+def _norms_swapped(model: nn.Module, stack: ExitStack) -> None:
     for layer in layers_of(model):
         first, second = layer.attention_norm, layer.feed_forward_norm
         forwards = first.forward, second.forward
@@ -475,15 +411,15 @@ def _norms_swapped(model: BertModel, stack: ExitStack) -> None:
 enter(
     "GELU by tanh", "feed_forward.activation", "GPT-2's activation; 4e-4 per element",
     "GELU is computed by its approximation with tanh; BERT's is x·Φ(x), with the error function.",
-    _activation(gelu_tanh),
+    wrong("gelu", gelu_tanh),
 )  # fmt: skip
 enter(
     "ReLU for GELU", "feed_forward.activation", "code written after AIAYN, section 3.3",
-    "The activation is ReLU, as in AIAYN; BERT's is GELU, x·Φ(x).", _activation(F.relu),
+    "The activation is ReLU, as in AIAYN; BERT's is GELU, x·Φ(x).", wrong("gelu", F.relu),
 )  # fmt: skip
 enter(
     "activation forgotten", "feed_forward.activation", "two Linear layers in a row",
-    "There is no activation between the two linear maps, so they are one.", _activation(lambda x: x * 1.0),
+    "There is no activation between the two linear maps, so they are one.", wrong("gelu", lambda x: x * 1.0),
 )  # fmt: skip
 enter(
     "expand bias dropped", "feed_forward.expand", "bias=False",
@@ -499,20 +435,21 @@ enter(
 )  # fmt: skip
 enter(
     "eps outside the root", "embeddings.norm", "hand-written LayerNorm",
-    "LayerNorm divides by √variance + eps; it is √(variance + eps).", _norm(_eps_outside),
+    "LayerNorm divides by √variance + eps; it is √(variance + eps).", wrong("layer_norm", _eps_outside),
 )  # fmt: skip
 enter(
     "variance over n − 1", "embeddings.norm", "x.var() and x.std() without unbiased=False",
     "LayerNorm divides the squares by n − 1, as x.var() does; it is n: x.var(unbiased=False).",
-    _norm(_sample_deviation),
+    wrong("layer_norm", _sample_deviation),
 )  # fmt: skip
 enter(
     "mean not subtracted", "embeddings.norm", "RMSNorm",
-    "LayerNorm does not subtract the mean: that is RMSNorm.", _norm(_root_mean_square),
+    "LayerNorm does not subtract the mean: that is RMSNorm.", wrong("layer_norm", _root_mean_square),
 )  # fmt: skip
 enter(
     "norm over the sequence", "embeddings.norm", "dim=1",
-    "LayerNorm goes over the tokens of a text; it goes over the D numbers of each token.", _norm(_over_the_sequence),
+    "LayerNorm goes over the tokens of a text; it goes over the D numbers of each token.",
+    wrong("layer_norm", _over_the_sequence),
 )  # fmt: skip
 enter(
     "gamma and beta swapped", "embeddings.norm", "checkpoints that call them gamma and beta",
@@ -532,26 +469,26 @@ enter(
 )  # fmt: skip
 enter(
     "no residual around attention", "attention_sum", "hand-written layers",
-    "Attention's output is not added to its input.", _layer(_no_attention_residual),
+    "Attention's output is not added to its input.", wrong("layer", _no_attention_residual),
 )  # fmt: skip
 enter(
     "no residual around the feed-forward", "feed_forward_sum", "hand-written layers",
-    "The feed-forward's output is not added to its input.", _layer(_no_feed_forward_residual),
+    "The feed-forward's output is not added to its input.", wrong("layer", _no_feed_forward_residual),
 )  # fmt: skip
 enter(
     "residual from the layer's input", "feed_forward_sum", "a variable that was overwritten too late",
     "The feed-forward's output is added to the layer's input; it is added to what the feed-forward read.",
-    _layer(_residual_of_the_input),
+    wrong("layer", _residual_of_the_input),
 )  # fmt: skip
 enter(
     "residual after the norm", "attention_sum", "x + norm(sublayer(x))",
     "The residual is added after the norm; BERT normalises the sum: norm(x + sublayer(x)).",
-    _layer(_residual_after_norm),
+    wrong("layer", _residual_after_norm),
 )  # fmt: skip
 enter(
     "pre-norm", "attention.query", "GPT-2's layers",
     "Each part normalises what it reads, x + sublayer(norm(x)); BERT normalises the sum: norm(x + sublayer(x)).",
-    _layer(_pre_norm),
+    wrong("layer", _pre_norm),
 )  # fmt: skip
 
 # --- the whole model -----------------------------------------------------------------------------------------------
@@ -560,7 +497,7 @@ enter(
 def _layers_in_order(order: Callable[[int], list[int]]) -> Change:
     """Of L layers those with the numbers order(L) compute, each at the next place."""
 
-    def change(model: BertModel, stack: ExitStack) -> None:
+    def change(model: nn.Module, stack: ExitStack) -> None:
         layers = layers_of(model)
         numbers = order(len(layers))
         parts = [
@@ -576,14 +513,10 @@ def _layers_in_order(order: Callable[[int], list[int]]) -> Change:
     return change
 
 
-def _dropout_on(model: BertModel, stack: ExitStack) -> None:
+def _dropout_on(model: nn.Module, stack: ExitStack) -> None:
     was = model.training
     stack.callback(model.train, was)
     model.train()
-
-
-def _pooler(compute: Callable[[Pooler, Tensor], Tensor]) -> Change:
-    return exchange_forward("pooler", compute)
 
 
 enter(
@@ -602,29 +535,65 @@ enter(
 enter(
     "dropout left on", "attention.query", "hf#403, #695, #9039",
     "The model is in training mode, and drops a tenth of all numbers at random, others at each call: model.eval().",
-    _dropout_on,
+    _dropout_on, random=True,
 )  # fmt: skip
 enter(
     "pooler on the last token", "pooler.dense", "hidden[:, -1]",
     "The pooler reads the last token; it reads the first, [CLS].",
-    _pooler(lambda pooler, hidden: torch.tanh(pooler.dense(hidden[:, -1]))),
+    wrong("pooler", lambda pooler, hidden: torch.tanh(pooler.dense(hidden[:, -1]))),
 )  # fmt: skip
 enter(
     "pooler on the mean", "pooler.dense", "mistaken for a sentence vector",
     "The pooler reads the mean of all tokens; it reads the first, [CLS].",
-    _pooler(lambda pooler, hidden: torch.tanh(pooler.dense(hidden.mean(1)))),
+    wrong("pooler", lambda pooler, hidden: torch.tanh(pooler.dense(hidden.mean(1)))),
 )  # fmt: skip
 enter(
     "pooler without tanh", "pooler.tanh", "hand-written poolers",
-    "The pooler's tanh is missing.", _pooler(lambda pooler, hidden: pooler.dense(hidden[:, 0])),
+    "The pooler's tanh is missing.", wrong("pooler", lambda pooler, hidden: pooler.dense(hidden[:, 0])),
 )  # fmt: skip
 
-# --- sentence vectors ----------------------------------------------------------------------------------------------
+# --- the head for masked words -------------------------------------------------------------------------------------
 
 
-def _pool(compute: Callable[[Tensor, Tensor], Tensor]) -> Change:
-    """What `diagnose` pools by; a `BertModel` itself has no pooling."""
-    return lambda model, stack: exchange(stack, [model], "pool", lambda _: compute)
+def _transform(head: MaskedLMHead, hidden: Tensor) -> Tensor:
+    return head.norm(head.activation(head.dense(hidden)))
+
+
+def _untied(model: nn.Module, stack: ExitStack) -> None:
+    table = bert_of(model).embeddings.word_embeddings.weight
+    own = torch.randn_like(table) * bert_of(model).config.initializer_range
+
+    def untied(head: MaskedLMHead, hidden: Tensor, _: Tensor) -> Tensor:
+        return F.linear(_transform(head, hidden), own.to(hidden.dtype), head.bias)
+
+    wrong("masked_lm", untied)(model, stack)
+
+
+def _no_decoder_bias(head: MaskedLMHead, hidden: Tensor, table: Tensor) -> Tensor:
+    return F.linear(_transform(head, hidden), table)
+
+
+def _no_transform(head: MaskedLMHead, hidden: Tensor, table: Tensor) -> Tensor:
+    return F.linear(hidden, table, head.bias)
+
+
+enter(
+    "decoder not tied", "logits", "hf#2480: decoder.weight is in no file, and starts at random",
+    "The decoder has a matrix of its own, which no checkpoint has, so it is random; it is the word embedding table.",
+    _untied, random=True,
+)  # fmt: skip
+enter(
+    "decoder bias dropped", "logits", "hand-written heads",
+    "The decoder has no bias; its matrix is the word embedding table, its bias is its own.",
+    wrong("masked_lm", _no_decoder_bias),
+)  # fmt: skip
+enter(
+    "transform left out", "logits", "hidden @ table.T",
+    "The hidden states go to the decoder as they are; BERT's head transforms them first: dense, activation, norm.",
+    wrong("masked_lm", _no_transform),
+)  # fmt: skip
+
+# --- what is made of the output ------------------------------------------------------------------------------------
 
 
 def _inner_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -637,18 +606,83 @@ def _inner_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 enter(
     "padding in the mean", "mean_pool", "the lesson source 003: token_vecs.mean(dim=0)",
     "The mean goes over padding too, whose vectors are not zero: multiply by the mask, divide by its sum.",
-    _pool(lambda hidden, mask: hidden.mean(1)),
+    wrong("mean_pool", lambda hidden, mask: hidden.mean(1)),
 )  # fmt: skip
 enter(
     "mean divided by the padded length", "mean_pool", "sum over the mask, then .mean()",
     "The sum leaves padding out, but is divided by the length with padding: divide by the mask's sum.",
-    _pool(lambda hidden, mask: (hidden * mask[:, :, None]).mean(1)),
+    wrong("mean_pool", lambda hidden, mask: (hidden * mask[:, :, None]).mean(1)),
 )  # fmt: skip
 enter(
     "[CLS] and [SEP] left out of the mean", "mean_pool", "hand-written pooling",
-    "The mean leaves [CLS] and [SEP] out; sentence-transformers' has them in.", _pool(_inner_mean),
+    "The mean leaves [CLS] and [SEP] out; sentence-transformers' has them in.", wrong("mean_pool", _inner_mean),
 )  # fmt: skip
 enter(
     "[CLS] for the mean", "mean_pool", "st#1317",
-    "The vector is that of [CLS]; it is the mean of all tokens.", _pool(lambda hidden, mask: hidden[:, 0]),
+    "The vector is that of [CLS]; it is the mean of all tokens.", wrong("mean_pool", lambda hidden, mask: hidden[:, 0]),
+)  # fmt: skip
+enter(
+    "[CLS] off by one", "word_vector", "the lesson source 000: tokens.index(word) in a list without [CLS]",
+    "The word is counted in the tokens of the text, where the model has [CLS] before them: it is one place further.",
+    wrong("word_vector", lambda hidden, pieces, word: hidden[pieces.index(word)]),
+)  # fmt: skip
+enter(
+    "[CLS] for the word", "word_vector", "hidden[0]",
+    "The vector is that of [CLS]; a word has one of its own.", wrong("word_vector", lambda hidden, *_: hidden[0]),
+)  # fmt: skip
+enter(
+    "last layer for the second-to-last", "second_to_last", "the lesson source 002: encoded_layers[11] of 12",
+    "That is the last layer; with the embeddings there are L + 1, and the second-to-last is hidden_states[-2].",
+    wrong("second_to_last", lambda states: states[-1]),
+)  # fmt: skip
+enter(
+    "embeddings not counted", "second_to_last", "hidden_states[L - 2]: hf#1332, #2461",
+    "That is a layer too early: hidden_states[0] are the embeddings, so layer L - 1 is hidden_states[L - 1], or [-2].",
+    wrong("second_to_last", lambda states: states[len(states) - 3]),
+)  # fmt: skip
+enter(
+    "first four layers", "sum_of_last_four", "hf#2461: layers counted from the wrong end",
+    "These are the embeddings and the first three layers: the list begins with the embeddings and ends with the last.",
+    wrong("sum_of_last_four", lambda states: combine_layers(states, [0, 1, 2, 3])),
+)  # fmt: skip
+enter(
+    "mean of four layers", "sum_of_last_four", "mean for sum",
+    "The four layers are averaged; here their sum is asked for, four times as long.",
+    wrong("sum_of_last_four", lambda states: combine_layers(states, "last four", "mean")),
+)  # fmt: skip
+enter(
+    "distance for similarity", "cosine_similarity", "the lesson source 000: scipy.spatial.distance.cosine",
+    "That is the cosine distance, 1 − cosine: 0 for the same direction.",
+    wrong("cosine_similarity", lambda a, b: 1 - cosine_similarity(a, b)),
+)  # fmt: skip
+enter(
+    "not divided by the lengths", "cosine_similarity", "a @ b.T",
+    "That is the dot product; a cosine divides it by both lengths.", wrong("cosine_similarity", lambda a, b: a @ b.T),
+)  # fmt: skip
+enter(
+    "length over the wrong axis", "cosine_similarity", "F.normalize(a, dim=0)",
+    "The vectors are divided by lengths over dim 0, across the texts; the length of a vector is over its last axis.",
+    wrong("cosine_similarity", lambda a, b: F.normalize(a, dim=0) @ F.normalize(b, dim=0).T),
+)  # fmt: skip
+
+
+def _loss_of_all(logits: Tensor, labels: Tensor) -> Tensor:
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return losses.mean()  # 0 where nothing is masked
+
+
+enter(
+    "loss divided by all tokens", "masked_loss", ".mean() over everything",
+    "The loss is averaged over all tokens, also those that are not masked, which count 0: divide by the masked ones.",
+    wrong("masked_loss", _loss_of_all),
+)  # fmt: skip
+enter(
+    "softmax before the loss", "masked_loss", "F.cross_entropy(logits.softmax(-1), …)",
+    "F.cross_entropy takes logits and does the softmax itself; here it is done twice.",
+    wrong("masked_loss", lambda logits, labels: masked_loss(logits.softmax(dim=-1), labels)),
+)  # fmt: skip
+enter(
+    "loss summed", "masked_loss", 'reduction="sum"',
+    "The losses of the masked words are added; BERT's loss is their mean.",
+    wrong("masked_loss", lambda logits, labels: masked_loss(logits, labels) * (labels != -100).sum()),
 )  # fmt: skip

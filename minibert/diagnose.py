@@ -7,27 +7,25 @@ for every known mistake the reference is made to make it too: the one that gives
 the student made. Both compute in float64, where a mistake stays as large as it was and rounding all but disappears.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minibert.bugs import BUGS, exchange, layers_of, norms_of
+from minibert.bugs import BUGS
+from minibert.checkpoint import Pretrained
 from minibert.errors import InputError
 from minibert.model import BertModel, BertOutput
-from minibert.pooling import mean_pool
-from minibert.recording import OpenAttention, record, through
+from minibert.parts import PARTS, Function, Inputs, Part
+from minibert.recording import bert_of, record
 
 Values = dict[str, Tensor]
-Inputs = Mapping[str, Tensor]
-Function = Callable[..., Any]
-Put = Callable[[BertModel, Function, ExitStack], None]
 
-RANDOM = "dropout left on"  # the one mistake that gives no numbers to compare with
+DROPOUT = "dropout left on"
 SAME = 1e-8  # in float64, relative to the typical size of a value: below it is rounding, in whatever order
 
 
@@ -37,10 +35,11 @@ class Diagnosis:
 
     Args:
         verdict: "equal" to the last bit, "rounding", "bug" if a known mistake gives the student's numbers, "random" if
-            two calls differ, or "unknown".
+            two calls differ, "broken" if it gives no numbers at all, or "unknown".
         where: the first value that differs, by its name in `recording`.
         difference: how much, at most, in float64.
-        bugs: the mistakes that give the same numbers there, the most complete explanation first.
+        bugs: the mistakes that give the same numbers there, the most complete explanation first; for "unknown", those
+            that begin there and have other numbers each time.
         then: the next value that differs from the reference with the first of these mistakes; None if that explains
             everything.
         text: all of it in words.
@@ -63,37 +62,40 @@ class Diagnosis:
 
 
 def diagnose(
-    student: Function, reference: BertModel, inputs: Inputs | None = None, *, part: str | None = None
+    student: Function, reference: Pretrained, inputs: Inputs | None = None, *, part: str | None = None
 ) -> Diagnosis:
     """Finds the first value in which a student's code differs from a reference, and the mistake that explains it.
 
     Args:
         student: a whole model with the reference's parameters: one that contains a `BertModel`, whose every value is
             compared, or any callable that takes the inputs and returns hidden states, as a tensor or as a `BertOutput`.
-            Or a function for one part, see `PARTS`.
-        reference: the healthy model, in evaluation mode.
+            Or a function for one part, in the form that `parts.PARTS` says.
+        reference: the healthy model, a `BertModel` or one of the heads on it, in evaluation mode.
         inputs: `input_ids`, `attention_mask` and `token_type_ids` as `BertModel` takes them; by default a few texts of
             random ids, with padding and a pair.
         part: which part a function stands for; left out, its own name says it.
 
     Raises:
-        InputError: a part that there is not, or a reference that is none.
+        InputError: a part that there is not, or that the reference does not have, or a reference that is none.
     """
-    if not isinstance(reference, BertModel) or reference.training:
-        raise InputError("the reference must be a BertModel in evaluation mode: call reference.eval()")
+    if not isinstance(reference, Pretrained) or reference.training:
+        raise InputError("the reference must be a BertModel, or a head on one, in evaluation mode: call .eval()")
     if part is None and not isinstance(student, nn.Module):
         part = getattr(student, "__name__", None)
         part = part if part in PARTS else None
     if part is not None and part not in PARTS:
         raise InputError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
-    inputs = some_inputs(reference) if inputs is None else inputs
+    inputs = some_inputs(bert_of(reference)) if inputs is None else inputs
     with torch.no_grad():
-        once, again = _student(student, reference, inputs, part), _student(student, reference, inputs, part)
+        try:
+            once, again = _student(student, reference, inputs, part), _student(student, reference, inputs, part)
+        except _BrokenError as error:
+            return Diagnosis("broken", str(error))
         expected = observe(reference, inputs)
         moved = _first_difference(once, again, {})
         if moved is not None:
-            text = f"Two calls with the same inputs differ, first in {moved}. {BUGS[RANDOM].explanation}"
-            return Diagnosis("random", text, moved, bugs=(RANDOM,))
+            text = f"Two calls with the same inputs differ, first in {moved}. {BUGS[DROPOUT].explanation}"
+            return Diagnosis("random", text, moved, bugs=(DROPOUT,))
         if all(torch.equal(value, expected[name]) for name, value in once.items() if name in expected):
             return Diagnosis("equal", "The same, to the last bit.")
         rounding = max(distance(value, expected[name]) for name, value in once.items() if name in expected)
@@ -101,7 +103,11 @@ def diagnose(
             for module in [reference, student]:
                 if isinstance(module, nn.Module):
                     stack.enter_context(_in_float64(module))
-            mine, exact = _student(student, reference, inputs, part), observe(reference, inputs)
+            exact = observe(reference, inputs)
+            try:
+                mine = _student(student, reference, inputs, part)
+            except RuntimeError:  # code that insists on float32
+                mine = once
             noise = {}
             if any(value.dtype != torch.float64 for value in mine.values()):  # it has a precision of its own
                 noise = {name: 30 * distance(expected[name], value) for name, value in exact.items()}
@@ -114,7 +120,7 @@ def diagnose(
 
 
 def _explain(
-    mine: Values, expected: Values, where: str, reference: BertModel, inputs: Inputs, noise: dict[str, float]
+    mine: Values, expected: Values, where: str, reference: Pretrained, inputs: Inputs, noise: dict[str, float]
 ) -> Diagnosis:
     """Tries every known mistake on the reference; all in float64."""
     names = [name for name in expected if name in mine]
@@ -123,7 +129,10 @@ def _explain(
     slack = {name: max(value, noise.get(name, 0.0)) for name, value in slack.items()}
     found: list[tuple[int, str, str | None]] = []
     for bug in BUGS.values():
-        if bug.name == RANDOM:
+        begins = next((place for place, name in enumerate(names) if name.endswith(bug.first)), 0)
+        if bug.random or begins > names.index(where):  # it has no numbers to compare with, or begins later
+            continue
+        if where in PARTS and bug.first != where:  # it is made of what is right
             continue
         with bug.applied(reference):
             tried = observe(reference, inputs)
@@ -142,7 +151,11 @@ def _explain(
             f"{place} No single known mistake gives these numbers. Everything before it is right: compare the line "
             f"that computes it with the one in model.py."
         )
-        return Diagnosis("unknown", text, where, difference)
+        suspects = [bug for bug in BUGS.values() if bug.random and bug.first == where]
+        text += "".join(
+            f" It may be this one, whose numbers are random: {bug.name}. {bug.explanation}" for bug in suspects
+        )
+        return Diagnosis("unknown", text, where, difference, tuple(bug.name for bug in suspects))
     names_found = tuple(name for _, name, _ in best)
     then = best[0][2]
     reproduces = "gives exactly these numbers" if then is None else "gives exactly this value"
@@ -154,15 +167,72 @@ def _explain(
     return Diagnosis("bug", text, where, difference, names_found, then)
 
 
+# --- a student's function ------------------------------------------------------------------------------------------
+
+
+class _BrokenError(RuntimeError):
+    """A student's function gave nothing that could be compared; the message is for the student."""
+
+
+def _watched(function: Function, name: str) -> Function:
+    """The function, whose exceptions, wrong shapes and changes to its arguments are said in a learner's words."""
+    part = PARTS[name]
+    first = True
+
+    def call(*arguments: Any) -> Any:
+        nonlocal first
+        tensors = [
+            (key, each) for key, each in zip(part.parameters, arguments, strict=False) if isinstance(each, Tensor)
+        ]
+        shapes = ", ".join(f"{key} {tuple(each.shape)}" for key, each in tensors)
+        versions = [each._version for _, each in tensors]
+        # Ours comes first, so that what is recorded of both are the student's values.
+        expected = part.ours(*arguments) if first else None
+        expected, first = expected[0] if isinstance(expected, tuple) else expected, False
+        try:
+            result = function(*arguments)
+        except NotImplementedError:
+            raise _BrokenError(f"{name} is not written yet: it raises NotImplementedError.") from None
+        except Exception as error:
+            raise _BrokenError(f"{name} fails: {_said(error, function, part)}, for {shapes}.") from error
+        for (key, each), version in zip(tensors, versions, strict=True):
+            if each._version != version:
+                raise _BrokenError(
+                    f"{name} changes its argument {key} in place, which whoever called it still needs: "
+                    f"write {key} = {key} + …, not {key} += …."
+                )
+        given = result[0] if isinstance(result, tuple) else result
+        if expected is not None and not isinstance(given, Tensor):
+            nothing = "nothing: is there a return?" if given is None else f"{type(given).__name__}, not a tensor."
+            raise _BrokenError(f"{name} returns {nothing}")
+        if expected is not None and given.shape != expected.shape:
+            shape, needed = tuple(given.shape), tuple(expected.shape)
+            raise _BrokenError(f"{name} returns the shape {shape}; it should be {needed}, for {shapes}.")
+        return result
+
+    return call
+
+
+def _said(error: Exception, function: Function, part: Part) -> str:
+    """What a student's function raised, and at which of its lines."""
+    message = str(error).strip().split("\n")[0]
+    code = getattr(function, "__code__", None)
+    lines = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename
+    ]
+    if lines:
+        return f"{type(error).__name__}: {message} (line {lines[-1].lineno}: {lines[-1].line})"
+    return f"{type(error).__name__}: {message} (it is called with {', '.join(part.parameters)})"
+
+
 # --- what is compared ----------------------------------------------------------------------------------------------
 
 
-def observe(model: BertModel, inputs: Inputs) -> Values:
-    """Every named value of a model for these inputs, then what it returns, then the mean over the tokens."""
+def observe(model: Pretrained, inputs: Inputs) -> Values:
+    """Every named value of a model for these inputs, then what it returns, then what can be made of that."""
     with record(model) as trace:
         out = model(**inputs, output_hidden_states=True)
-    pool = vars(model).get("pool", mean_pool)  # a student's, or one with a bug
-    return _with_results(dict(trace), out, inputs, pool)
+    return dict(trace) | _results(out, inputs, vars(bert_of(model)))
 
 
 def some_inputs(model: BertModel, seed: int = 0) -> dict[str, Tensor]:
@@ -179,32 +249,37 @@ def some_inputs(model: BertModel, seed: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "token_type_ids": types.to(device)}
 
 
-def _student(student: Function, reference: BertModel, inputs: Inputs, part: str | None) -> Values:
+def _results(out: Any, inputs: Inputs, exchanged: Mapping[str, Any]) -> Values:
+    """What a model returned, by name, and what is made of it, by functions of ours or by those put in their place."""
+    if isinstance(out, Tensor):
+        out = (out,)
+    if isinstance(out, Mapping):  # as transformers returns it
+        fields = dict(out)
+    else:
+        fields = out._asdict() if hasattr(out, "_asdict") else dict(zip(BertOutput._fields, out, strict=False))
+    states = fields.get("hidden_states") or ()
+    values = {f"hidden_states[{number}]": state for number, state in enumerate(states)}
+    values |= {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+    last = values.get("last_hidden_state", states[-1] if states else None)
+    if last is not None:
+        for name, part in PARTS.items():
+            function = exchanged.get(name, part.ours)
+            value = part.call(function, BertOutput(last, None, states or None), inputs) if part.call else None
+            if value is not None:
+                values[name] = value
+    return values
+
+
+def _student(student: Function, reference: Pretrained, inputs: Inputs, part: str | None) -> Values:
     if part is not None:
         with ExitStack() as stack:
-            PARTS[part](reference, student, stack)
+            PARTS[part].put(reference, stack, _watched(student, part))
             return observe(reference, inputs)
-    berts = (
-        [each for each in student.modules() if isinstance(each, BertModel)] if isinstance(student, nn.Module) else []
-    )
-    if len(berts) == 1:
-        return observe(berts[0], inputs)
-    out = student(**inputs)
-    return _with_results({}, BertOutput(out, None) if isinstance(out, Tensor) else out, inputs, mean_pool)
-
-
-def _with_results(values: Values, out: Any, inputs: Inputs, pool: Function) -> Values:
-    """Adds what a model returned: hidden states if it has them, the last, the pooled; and the mean over the tokens."""
-    for number, state in enumerate(getattr(out, "hidden_states", None) or ()):
-        values[f"hidden_states[{number}]"] = state
-    last = out.last_hidden_state if hasattr(out, "last_hidden_state") else out[0]
-    values["last_hidden_state"] = last
-    pooled = getattr(out, "pooler_output", None)
-    if pooled is not None:
-        values["pooler_output"] = pooled
-    if "attention_mask" in inputs:
-        values["mean_pool"] = pool(last, inputs["attention_mask"])
-    return values
+    if isinstance(student, Pretrained):
+        return observe(student, inputs)
+    if isinstance(student, nn.Module) and sum(isinstance(each, BertModel) for each in student.modules()) == 1:
+        return observe(bert_of(student), inputs)
+    return _results(student(**inputs), inputs, {})
 
 
 def _first_difference(mine: Values, expected: Values, noise: Mapping[str, float]) -> str | None:
@@ -244,58 +319,3 @@ def _in_float64(module: nn.Module) -> Iterator[None]:
     finally:
         for tensor, data in zip(tensors, kept, strict=True):
             tensor.data = data
-
-
-# --- a student's function in the place of ours ---------------------------------------------------------------------
-
-
-def _gelu(model: BertModel, function: Function, stack: ExitStack) -> None:
-    exchange(stack, [layer.feed_forward for layer in layers_of(model)], "activation", lambda _: function)
-
-
-def _layer_norm(model: BertModel, function: Function, stack: ExitStack) -> None:
-    exchange(stack, norms_of(model), "forward", lambda norm: lambda x: function(x, norm.weight, norm.bias, norm.eps))
-
-
-def _attention(model: BertModel, function: Function, stack: ExitStack) -> None:
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Any:
-        context = function(query, key, value, mask)
-        return context if isinstance(context, tuple) else (context, None)
-
-    for layer in layers_of(model):
-        stack.callback(through(layer.attention, lambda open_: OpenAttention(attend, None, open_.taps)).remove)
-
-
-def _split_heads(model: BertModel, function: Function, stack: ExitStack) -> None:
-    parts = [layer.attention for layer in layers_of(model)]
-    exchange(stack, parts, "split_heads", lambda part: lambda projected: function(projected, part.head_width))
-
-
-def _merge_heads(model: BertModel, function: Function, stack: ExitStack) -> None:
-    exchange(stack, [layer.attention for layer in layers_of(model)], "merge_heads", lambda _: function)
-
-
-def _forward_of(modules: Callable[[BertModel], Sequence[nn.Module]]) -> Put:
-    return lambda model, function, stack: exchange(
-        stack, modules(model), "forward", lambda module: partial(function, module)
-    )
-
-
-def _mean_pool(model: BertModel, function: Function, stack: ExitStack) -> None:
-    exchange(stack, [model], "pool", lambda _: function)
-
-
-# The parts a student may write, by the name of the function, and how each is put in its place.
-PARTS: dict[str, Put] = {
-    "gelu": _gelu,  # (x) → x
-    "layer_norm": _layer_norm,  # (x, weight, bias, eps) → x
-    "split_heads": _split_heads,  # ((B, S, D), head_width) → (B, H, S, W)
-    "attention": _attention,  # (query, key, value, mask) → context
-    "merge_heads": _merge_heads,  # (B, H, S, W) → (B, S, D)
-    # The others are methods: the first argument is the module of model.py that has the parameters.
-    "embeddings": _forward_of(lambda model: [model.embeddings]),  # (self, input_ids, token_type_ids, position_ids)
-    "feed_forward": _forward_of(lambda model: [layer.feed_forward for layer in layers_of(model)]),  # (self, hidden)
-    "layer": _forward_of(layers_of),  # (self, hidden, mask, attend) → hidden, probabilities
-    "pooler": _forward_of(lambda model: [] if model.pooler is None else [model.pooler]),  # (self, hidden) → (B, D)
-    "mean_pool": _mean_pool,  # (hidden, attention_mask) → (B, D)
-}

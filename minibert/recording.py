@@ -83,7 +83,7 @@ def record(model: nn.Module, names: str | Sequence[str] = "*") -> Iterator[Trace
     Raises:
         InputError: nothing goes by these names.
     """
-    bert = _bert(model)
+    bert = bert_of(model)
     wanted = _matching(bert, names)
     trace = Trace()
 
@@ -110,7 +110,7 @@ def edit(model: nn.Module, names: str | Sequence[str], function: Callable[[Tenso
     Raises:
         InputError: nothing goes by these names, or the function returns something of another shape.
     """
-    bert = _bert(model)
+    bert = bert_of(model)
     wanted = _matching(bert, names)
 
     def tap(name: str, value: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def edit(model: nn.Module, names: str | Sequence[str], function: Callable[[Tenso
 
 def names_of(model: nn.Module) -> list[str]:
     """The names of all values that `record` and `edit` know in a model, in the order computed."""
-    bert = _bert(model)
+    bert = bert_of(model)
     names = [f"embeddings.{name}" for name in EMBEDDINGS]
     if not bert.embeddings.absolute:
         names.remove("embeddings.position_embeddings")
@@ -193,11 +193,15 @@ class OpenAttention:
 def through(attention: nn.Module, change: Callable[[OpenAttention], OpenAttention]) -> Handle:
     """Lets an `Attention` module compute by change(what it computes by now), until the handle is removed."""
 
-    def exchange(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, mask, attend = (*inputs, None, eager_attention)[:3]
-        return hidden, mask, change(attend if isinstance(attend, OpenAttention) else OpenAttention(attend))
+    def exchange(
+        _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        named = dict(zip(("hidden", "mask", "attend"), inputs, strict=False)) | named
+        attend = named.get("attend", eager_attention)
+        open_ = change(attend if isinstance(attend, OpenAttention) else OpenAttention(attend))
+        return (named["hidden"], named.get("mask"), open_), {}
 
-    return attention.register_forward_pre_hook(exchange)
+    return attention.register_forward_pre_hook(exchange, with_kwargs=True)
 
 
 def _install(stack: ExitStack, bert: BertModel, tap: Tap, wanted: set[str], first: bool) -> None:
@@ -254,7 +258,8 @@ def _install(stack: ExitStack, bert: BertModel, tap: Tap, wanted: set[str], firs
         output(bert.pooler, "pooler.tanh")
 
 
-def _bert(model: nn.Module) -> BertModel:
+def bert_of(model: nn.Module) -> BertModel:
+    """The one BERT inside a model."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     found = [module for module in modules if isinstance(module, BertModel)]
     if len(found) != 1:

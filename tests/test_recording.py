@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from minibert import BertConfig, BertForMaskedLM, BertModel, SentenceEncoder
+from minibert.checkpoint import Pretrained
 from minibert.diagnose import some_inputs
 from minibert.errors import InputError
 from minibert.recording import edit, letters, names_of, record
@@ -20,9 +21,9 @@ def model() -> BertModel:
     return random_model()
 
 
-def random_model(attention: str = "eager", **changes: object) -> BertModel:
+def random_model(attention: str = "eager", kind: type[Pretrained] = BertModel, **changes: object) -> Pretrained:
     torch.manual_seed(0)
-    model = BertModel(BertConfig(**{**SIZES, **changes}), attention=attention).eval()
+    model = kind(BertConfig(**{**SIZES, **changes}), attention=attention).eval()
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape) * 0.3
     return model.requires_grad_(False)
