@@ -329,8 +329,8 @@ enter(
 # --- feed-forward, norms, residual lines ---------------------------------------------------------------------------
 
 
-def _eps(model: nn.Module, stack: ExitStack) -> None:
-    exchange(stack, norms_of(model), "eps", lambda norm: 1e-5 if norm.eps < 1e-6 else 1e-12)
+def _eps(eps: float) -> Change:
+    return lambda model, stack: exchange(stack, norms_of(model), "eps", lambda _: eps)
 
 
 def _eps_outside(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -430,8 +430,12 @@ enter(
     "The second map of the feed-forward has no bias; it should have one.", _no_bias("feed_forward", "contract"),
 )  # fmt: skip
 enter(
-    "LayerNorm's eps", "embeddings.norm", "PyTorch's default of 1e-5; BERT's is 1e-12",
-    "LayerNorm adds another eps to the variance than the checkpoint's layer_norm_eps says.", _eps,
+    "eps of 1e-5", "embeddings.norm", "PyTorch's default; BERT's is 1e-12",
+    "LayerNorm adds 1e-5 to the variance; it should add what the checkpoint's layer_norm_eps says.", _eps(1e-5),
+)  # fmt: skip
+enter(
+    "eps of 1e-12", "embeddings.norm", "BERT's, for a checkpoint that has another",
+    "LayerNorm adds 1e-12 to the variance; it should add what the checkpoint's layer_norm_eps says.", _eps(1e-12),
 )  # fmt: skip
 enter(
     "eps outside the root", "embeddings.norm", "hand-written LayerNorm",
@@ -529,7 +533,7 @@ enter(
     _layers_in_order(lambda count: [0] * count),
 )  # fmt: skip
 enter(
-    "last layer left out", "attention.query", "range(L - 1)",
+    "last layer left out", "pooler.dense", "range(L - 1)",
     "The last layer is not computed: there are L of them.", _layers_in_order(lambda count: list(range(count - 1))),
 )  # fmt: skip
 enter(
@@ -578,7 +582,7 @@ def _no_transform(head: MaskedLMHead, hidden: Tensor, table: Tensor) -> Tensor:
 
 
 enter(
-    "decoder not tied", "logits", "hf#2480: decoder.weight is in no file, and starts at random",
+    "decoder not tied", "logits", "decoder.weight, which is in no file, starts at random",
     "The decoder has a matrix of its own, which no checkpoint has, so it is random; it is the word embedding table.",
     _untied, random=True,
 )  # fmt: skip

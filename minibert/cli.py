@@ -14,7 +14,7 @@ import click
 import torch
 from torch import nn
 
-from minibert import __version__, store
+from minibert import __version__, exercises, store
 from minibert.batches import BATCH_TOKENS
 from minibert.checkpoint import Pretrained
 from minibert.config import BertConfig
@@ -339,6 +339,89 @@ def convert(name: str, folder: str) -> None:
     except OSError as error:
         raise StoreError(f"cannot copy the tokenizer's files to {folder}: {error}") from None
     click.echo(f"{model.load_report}\nwritten to {folder}")
+
+
+@main.group()
+def exercise() -> None:
+    """Write a part of BERT yourself, and have it checked with the real weights.
+
+    \b
+    Example:
+      minibert exercise start attention
+    """
+
+
+exercise_argument = click.argument("name")
+
+
+@exercise.command("list")
+def list_exercises() -> None:
+    """List the exercises, in the order in which they are best done.
+
+    \b
+    Example:
+      minibert exercise list
+    """
+    rows = [["", "exercise", "what to write"]]
+    for each in exercises.EXERCISES.values():
+        rows.append(["begun" if Path(f"{each.name}.py").is_file() else "", each.name, each.task])
+    click.echo(table(rows))
+
+
+@exercise.command()
+@exercise_argument
+def start(name: str) -> None:
+    """Write NAME.py into the current folder, with a function that is still to be written.
+
+    \b
+    Example:
+      minibert exercise start attention
+    """
+    file = exercises.start(name)
+    click.echo(f"{file}: write the function {name}, then: minibert exercise check {name}")
+
+
+@exercise.command()
+@exercise_argument
+def check(name: str) -> None:
+    """Say whether the function in NAME.py is right, and if not, what went wrong; the exit code is then 1.
+
+    \b
+    Example:
+      minibert exercise check attention
+    """
+    found = exercises.check(exercises.load(name), name)
+    if not found.healthy:
+        click.echo(f"Not yet. {found}\nA hint: minibert exercise hint {name}")
+        sys.exit(1)
+    click.echo(f"Right. {found}\nOurs: minibert exercise solution {name}")
+
+
+@exercise.command()
+@exercise_argument
+@click.argument("step", type=click.IntRange(1, 3), default=1)
+def hint(name: str, step: int) -> None:
+    """Give a hint: 1, 2 or 3, each saying more.
+
+    \b
+    Example:
+      minibert exercise hint attention 2
+    """
+    click.echo(exercises.find(name).hint(step))
+    if step < 3:
+        click.echo(f"More: minibert exercise hint {name} {step + 1}")
+
+
+@exercise.command()
+@exercise_argument
+def solution(name: str) -> None:
+    """Show how minibert itself does it.
+
+    \b
+    Example:
+      minibert exercise solution attention
+    """
+    click.echo(exercises.find(name).solution())
 
 
 @main.command("demo")

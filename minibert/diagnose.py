@@ -21,7 +21,7 @@ from minibert.checkpoint import Pretrained
 from minibert.errors import InputError
 from minibert.model import BertModel, BertOutput
 from minibert.parts import PARTS, Function, Inputs, Part
-from minibert.recording import bert_of, record
+from minibert.recording import bert_of, edit, names_of, record
 
 Values = dict[str, Tensor]
 
@@ -88,6 +88,8 @@ def diagnose(
     inputs = some_inputs(bert_of(reference)) if inputs is None else inputs
     with torch.no_grad():
         try:
+            if part is not None:
+                _check_shapes(student, reference, inputs, part)
             once, again = _student(student, reference, inputs, part), _student(student, reference, inputs, part)
         except _BrokenError as error:
             return Diagnosis("broken", str(error))
@@ -129,15 +131,14 @@ def _explain(
     slack = {name: max(value, noise.get(name, 0.0)) for name, value in slack.items()}
     found: list[tuple[int, str, str | None]] = []
     for bug in BUGS.values():
-        begins = next((place for place, name in enumerate(names) if name.endswith(bug.first)), 0)
-        if bug.random or begins > names.index(where):  # it has no numbers to compare with, or begins later
-            continue
-        if where in PARTS and bug.first != where:  # it is made of what is right
+        elsewhere = not where.endswith(bug.first) and any(name.endswith(bug.first) for name in names)
+        if bug.random or elsewhere:  # it has no numbers to compare with, or it begins at another value
             continue
         with bug.applied(reference):
+            value = _value_at(where, reference, inputs)
+            if value is None or not is_close(mine[where], value, slack[where]):
+                continue
             tried = observe(reference, inputs)
-        if where not in tried or not is_close(mine[where], tried[where], slack[where]):
-            continue
         then = _first_difference(mine, tried, slack)
         if then is None or names.index(then) > names.index(where):
             found.append((names.index(then) if then else len(names), bug.name, then))
@@ -174,25 +175,22 @@ class _BrokenError(RuntimeError):
     """A student's function gave nothing that could be compared; the message is for the student."""
 
 
-def _watched(function: Function, name: str) -> Function:
-    """The function, whose exceptions, wrong shapes and changes to its arguments are said in a learner's words."""
+def _watched(function: Function, name: str, shaped: bool = False) -> Function:
+    """The function, whose exceptions and changes to its arguments are said in a learner's words.
+
+    With `shaped`, its result must have the shape of ours, which is then computed beside it.
+    """
     part = PARTS[name]
-    first = True
 
     def call(*arguments: Any) -> Any:
-        nonlocal first
-        tensors = [
-            (key, each) for key, each in zip(part.parameters, arguments, strict=False) if isinstance(each, Tensor)
-        ]
+        named = zip(part.parameters, arguments, strict=False)
+        tensors = [(key, each) for key, each in named if isinstance(each, Tensor)]
         shapes = ", ".join(f"{key} {tuple(each.shape)}" for key, each in tensors)
         versions = [each._version for _, each in tensors]
-        # Ours comes first, so that what is recorded of both are the student's values.
-        expected = part.ours(*arguments) if first else None
-        expected, first = expected[0] if isinstance(expected, tuple) else expected, False
         try:
             result = function(*arguments)
         except NotImplementedError:
-            raise _BrokenError(f"{name} is not written yet: it raises NotImplementedError.") from None
+            raise _BrokenError(f"{name} is still to be written: it raises NotImplementedError.") from None
         except Exception as error:
             raise _BrokenError(f"{name} fails: {_said(error, function, part)}, for {shapes}.") from error
         for (key, each), version in zip(tensors, versions, strict=True):
@@ -201,16 +199,23 @@ def _watched(function: Function, name: str) -> Function:
                     f"{name} changes its argument {key} in place, which whoever called it still needs: "
                     f"write {key} = {key} + …, not {key} += …."
                 )
-        given = result[0] if isinstance(result, tuple) else result
-        if expected is not None and not isinstance(given, Tensor):
-            nothing = "nothing: is there a return?" if given is None else f"{type(given).__name__}, not a tensor."
-            raise _BrokenError(f"{name} returns {nothing}")
-        if expected is not None and given.shape != expected.shape:
-            shape, needed = tuple(given.shape), tuple(expected.shape)
-            raise _BrokenError(f"{name} returns the shape {shape}; it should be {needed}, for {shapes}.")
+        if shaped:
+            given, expected = (each[0] if isinstance(each, tuple) else each for each in (result, part.ours(*arguments)))
+            if expected is not None and not isinstance(given, Tensor):
+                nothing = "nothing: is there a return?" if given is None else f"{type(given).__name__}, not a tensor."
+                raise _BrokenError(f"{name} returns {nothing}")
+            if expected is not None and given.shape != expected.shape:
+                shape, needed = tuple(given.shape), tuple(expected.shape)
+                raise _BrokenError(f"{name} returns the shape {shape}; it should be {needed}, for {shapes}.")
         return result
 
     return call
+
+
+def _check_shapes(student: Function, reference: Pretrained, inputs: Inputs, part: str) -> None:
+    with ExitStack() as stack:
+        PARTS[part].put(reference, stack, _watched(student, part, shaped=True))
+        observe(reference, inputs)
 
 
 def _said(error: Exception, function: Function, part: Part) -> str:
@@ -233,6 +238,26 @@ def observe(model: Pretrained, inputs: Inputs) -> Values:
     with record(model) as trace:
         out = model(**inputs, output_hidden_states=True)
     return dict(trace) | _results(out, inputs, vars(bert_of(model)))
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the value that was wanted; most mistakes are ruled out there."""
+
+
+def _value_at(name: str, model: Pretrained, inputs: Inputs) -> Tensor | None:
+    """One value of `observe`, computed no further than it has to be."""
+    if name not in names_of(model):
+        return observe(model, inputs).get(name)
+
+    def stop(value: Tensor) -> Tensor:
+        raise _ReachedError(value)
+
+    try:
+        with edit(model, name, stop):
+            model(**inputs)
+    except _ReachedError as reached:
+        return reached.args[0]
+    return None
 
 
 def some_inputs(model: BertModel, seed: int = 0) -> dict[str, Tensor]:
@@ -274,7 +299,9 @@ def _student(student: Function, reference: Pretrained, inputs: Inputs, part: str
     if part is not None:
         with ExitStack() as stack:
             PARTS[part].put(reference, stack, _watched(student, part))
-            return observe(reference, inputs)
+            values = observe(reference, inputs)
+        inside = PARTS[part].inside
+        return {name: value for name, value in values.items() if not (inside and name.startswith(inside))}
     if isinstance(student, Pretrained):
         return observe(student, inputs)
     if isinstance(student, nn.Module) and sum(isinstance(each, BertModel) for each in student.modules()) == 1:
@@ -289,9 +316,19 @@ def _first_difference(mine: Values, expected: Values, noise: Mapping[str, float]
 
 def is_close(a: Tensor, b: Tensor, noise: float = 0.0) -> bool:
     """Is it the same but for rounding? `noise` is by how much the precision of `a` may move it."""
+    a, b = _of_one_shape(a, b)
     if a.shape != b.shape:
         return False
     return torch.allclose(a.double(), b.double(), rtol=SAME, atol=max(noise, SAME * _typical(b)), equal_nan=True)
+
+
+def _of_one_shape(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without leading axes of length 1: position vectors may be (S, D) or (1, S, D)."""
+    while a.dim() > b.dim() and len(a) == 1:
+        a = a[0]
+    while b.dim() > a.dim() and len(b) == 1:
+        b = b[0]
+    return a, b
 
 
 def _typical(value: Tensor) -> float:
@@ -301,6 +338,7 @@ def _typical(value: Tensor) -> float:
 
 def distance(a: Tensor, b: Tensor) -> float:
     """The largest difference; infinite between other shapes, or where one is no number."""
+    a, b = _of_one_shape(a, b)
     if a.shape != b.shape:
         return float("inf")
     same = (a == b) | (a.isnan() & b.isnan())

@@ -65,6 +65,10 @@ class EmbedError(MinibertError, ValueError):
     """A file of texts that cannot be embedded, or an interrupted run that cannot go on: other texts, other settings."""
 
 
+class ExerciseError(MinibertError, ValueError):
+    """An exercise that there is not, or a file of a student's that cannot be written, read or run."""
+
+
 class DoubledTokensWarning(UserWarning):
     """A text that already has the special tokens that the tokenizer adds."""
 

@@ -51,12 +51,14 @@ class Part:
         put: put(model, stack, function) exchanges it for another, until the stack closes.
         call: for what comes after the model, how it is called with what a model returned; None if that has not got
             what it needs.
+        inside: values whose names begin so are the function's own affair; only what it returns is compared.
     """
 
     ours: Function
     parameters: tuple[str, ...]
     put: Callable[[nn.Module, ExitStack, Function], None]
     call: Callable[[Function, BertOutput, Inputs], Tensor | None] | None = None
+    inside: str = ""
 
 
 # --- how a model is changed, and back ------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ def _put_attention(model: nn.Module, stack: ExitStack, function: Function) -> No
         stack.callback(through(attention, lambda open_: OpenAttention(attend, None, open_.taps)).remove)
 
 
-def _with_probabilities(kind: type[nn.Module]) -> Part:
+def _with_probabilities(kind: type[nn.Module], inside: str = "") -> Part:
     """A module that returns its hidden states and the attention probabilities; a student's may leave these out."""
 
     def put(model: nn.Module, stack: ExitStack, function: Function) -> None:
@@ -139,7 +141,7 @@ def _with_probabilities(kind: type[nn.Module]) -> Part:
 
         exchange(stack, _all(model, kind), "forward", lambda module: partial(forward, module))
 
-    return Part(kind.forward, ("self", "hidden", "mask"), put)
+    return Part(kind.forward, ("self", "hidden", "mask"), put, inside=inside)
 
 
 def _put_bert(model: nn.Module, stack: ExitStack, function: Function) -> None:
@@ -226,7 +228,7 @@ PARTS: dict[str, Part] = {
     "layer_norm": Part(layer_norm, ("x", "weight", "bias", "eps"), _put_layer_norm),
     "feed_forward": _method(FeedForward, "forward", "hidden"),
     "layer": _with_probabilities(EncoderLayer),
-    "encoder": _with_probabilities(Encoder),
+    "encoder": _with_probabilities(Encoder, "encoder.layers."),
     "pooler": _method(Pooler, "forward", "hidden"),
     "bert": Part(BertModel.forward, ("self", "input_ids", "attention_mask", "token_type_ids"), _put_bert),
     # of heads.py

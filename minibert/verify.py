@@ -151,12 +151,7 @@ def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT) -> Certificat
     return Certificate(
         name=str(name_or_folder),
         reference=f"transformers {transformers.__version__}",
-        files={
-            file.name: store.sha256(file)
-            for file in sorted(folder.iterdir())
-            if file.suffix in (".safetensors", ".bin")
-        }
-        | {CONFIG_FILE: store.sha256(folder / CONFIG_FILE)},
+        files={file.name: store.sha256(file) for file in files},
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         machine=f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         threads=torch.get_num_threads(),

@@ -9,7 +9,7 @@ once from the hidden states alone, or the logits. LayerNorm's eps is 0.001, larg
 from collections.abc import Callable
 from typing import Any
 
-from test_diagnose import SUBJECTS, subject
+from test_diagnose import subject
 from torch import Tensor
 
 from minibert.bugs import BUGS
@@ -37,8 +37,8 @@ def words(found: Diagnosis, name: str) -> str:
 
 def main() -> None:
     rows, named = [], 0
-    for bug, kind in SUBJECTS:
-        student, reference = subject(kind), subject(kind)
+    for bug in BUGS.values():
+        student, reference = subject(bug.first), subject(bug.first)
         with bug.applied(student):
             inside = words(diagnose(student, reference), bug.name)
             outside = words(diagnose(black_box(student), reference), bug.name)

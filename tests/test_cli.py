@@ -33,8 +33,8 @@ def test_help_has_an_example(command: str) -> None:
 
 def test_the_commands() -> None:
     assert [
-        *("convert", "demo", "download", "embed", "fill-mask", "info", "list", "search", "similarity", "tokens"),
-        *("verify", "word"),
+        *("convert", "demo", "download", "embed", "exercise", "fill-mask", "info", "list", "search", "similarity"),
+        *("tokens", "verify", "word"),
     ] == COMMANDS
     assert run("--version").output == f"minibert, version {__version__}\n"
     for command in COMMANDS:
