@@ -42,5 +42,6 @@ checkpoint: $(SETUP)
 	@$(BIN)/minibert download
 
 data: $(SETUP)
-	@for name in bert_pretrained bert_ft bert_ft_10k_25s; do $(BIN)/minibert download rxnfp/$$name || exit 1; done
+	@for name in rxnfp/bert_pretrained rxnfp/bert_ft rxnfp/bert_ft_10k_25s glove-6b-50d speeches; do \
+		$(BIN)/minibert download $$name || exit 1; done
 	@$(BIN)/python tests/real_data.py

@@ -198,9 +198,10 @@ def _download(checkpoint: Checkpoint, target: Path) -> Path:
 
 
 def _is_whole(folder: Path, checkpoint: Checkpoint) -> bool:
-    """Is there all that a checkpoint needs, and as pinned where it is pinned?"""
-    has_weights = any((folder / form).is_file() for form in weights.FORMS)
-    return (folder / "config.json").is_file() and has_weights and not wrong_files(folder, checkpoint)
+    """Is there all that is pinned; or, where nothing is, all that a checkpoint needs?"""
+    if checkpoint.sha256:
+        return not wrong_files(folder, checkpoint)
+    return (folder / "config.json").is_file() and any((folder / form).is_file() for form in weights.FORMS)
 
 
 def wrong_files(folder: Path, checkpoint: Checkpoint) -> list[str]:

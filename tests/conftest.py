@@ -42,6 +42,8 @@ def data() -> Callable[[str], Path]:
     """The folder of other real data, by name."""
 
     def there(name: str) -> Path:
+        if name in store.catalogue():
+            return real(name)
         if not real_data.is_there(name):
             pytest.fail(f"the {name} are not in the store: run 'python tests/real_data.py' (make test does)")
         return real_data.folder(name)

@@ -26,11 +26,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import onnxruntime
-import real_data
 import sentence_transformers
 import torch
 import transformers
@@ -52,7 +50,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"  # what --readme
 def paragraphs(count: int) -> list[str]:
     """Real paragraphs of public-domain speeches, of mixed length, in one random order."""
     found = []
-    for file in sorted(real_data.folder("speeches").glob("**/*.txt")):
+    for file in sorted(store.resolve("speeches").glob("**/*.txt")):
         found += [" ".join(part.split()) for part in file.read_text(encoding="utf-8").split("\n\n") if part.strip()]
     random.Random(0).shuffle(found)
     return found[:count]
