@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/setup-done
 
-.PHONY: help demo test test-hub bench lint clean checkpoint data
+.PHONY: help demo test test-hub lessons bench lint clean checkpoint data
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -17,6 +17,10 @@ test: checkpoint data  ## the whole test suite
 
 test-hub: $(SETUP)  ## the published numbers of checkpoints that only the hub has; needs a network
 	HF_HUB_OFFLINE=0 $(BIN)/python -m pytest -m hub
+
+lessons: checkpoint data  ## open the lessons in the browser
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,lessons]'
+	$(BIN)/jupyter lab notebooks
 
 bench: checkpoint data  ## how fast, beside what people use instead; ten minutes, on a machine that does nothing else
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

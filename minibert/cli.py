@@ -397,17 +397,17 @@ def check(name: str) -> None:
     click.echo(f"Right. {found}\nOurs: minibert exercise solution {name}")
 
 
-@exercise.command()
+@exercise.command("hint")
 @exercise_argument
 @click.argument("step", type=click.IntRange(1, 3), default=1)
-def hint(name: str, step: int) -> None:
+def show_hint(name: str, step: int) -> None:
     """Give a hint: 1, 2 or 3, each saying more.
 
     \b
     Example:
       minibert exercise hint attention 2
     """
-    click.echo(exercises.find(name).hint(step))
+    click.echo(exercises.hint(name, step))
     if step < 3:
         click.echo(f"More: minibert exercise hint {name} {step + 1}")
 

@@ -3,7 +3,7 @@
     minibert exercise start attention       writes attention.py, with a function that is not written yet
     minibert exercise check attention       says whether it is right, and if not, what went wrong
 
-or in a notebook, for a function `attention`: `print(check(attention))`.
+or in a notebook, for a function `attention`: `print(check(attention))`, and `hint("attention")`.
 
 One exercise for each part of a BERT, in the order in which they are best written. The checker is `diagnose`: the
 function computes in the place of ours, with the real weights, and what differs first is held against the known
@@ -66,16 +66,6 @@ class Exercise:
         file = Path(inspect.getfile(ours))
         lines, number = inspect.getsourcelines(ours)
         return f"# {file.parent.name}/{file.name}, line {number}\n\n{textwrap.dedent(''.join(lines))}"
-
-    def hint(self, step: int = 1) -> str:
-        """Hint 1, 2 or 3.
-
-        Raises:
-            ExerciseError: there is no such hint.
-        """
-        if step not in (1, 2, 3):
-            raise ExerciseError(f"there are hints 1, 2 and 3 for {self.name}, not {step}")
-        return self.hints[step - 1]
 
 
 STUB = '''\
@@ -329,6 +319,17 @@ def find(name: str) -> Exercise:
         hint = f"did you mean {' or '.join(close)}?" if close else "minibert exercise list shows all"
         raise ExerciseError(f"there is no exercise {name!r}: {hint}")
     return EXERCISES[name]
+
+
+def hint(name: str, step: int = 1) -> str:
+    """A hint for an exercise, 1, 2 or 3, each saying more.
+
+    Raises:
+        ExerciseError: there is no such exercise, or no such hint.
+    """
+    if step not in (1, 2, 3):
+        raise ExerciseError(f"there are hints 1, 2 and 3 for {name}, not {step}")
+    return find(name).hints[step - 1]
 
 
 def check(function: Function, name: str | None = None) -> Diagnosis:

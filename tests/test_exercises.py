@@ -315,4 +315,4 @@ def test_hints() -> None:
         assert run("hint", name, "3").output == f"{exercise.hints[2]}\n"
     assert run("hint", "gelu", "4").exit_code == 2
     with pytest.raises(ExerciseError, match="hints 1, 2 and 3 for gelu, not 0"):
-        EXERCISES["gelu"].hint(0)
+        exercises.hint("gelu", 0)

@@ -1,0 +1,73 @@
+"""Every lesson runs, says what it says in git, and keeps its form."""
+
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import lessons
+import nbformat
+import pytest
+
+from minibert.exercises import EXERCISES
+
+each_lesson = pytest.mark.parametrize("lesson", lessons.LESSONS, ids=lambda lesson: lesson.stem)
+
+
+def read(lesson: Path) -> Any:
+    return nbformat.read(lesson, as_version=4)
+
+
+@each_lesson
+def test_it_runs_and_shows_what_is_in_git(lesson: Path, checkpoint: Path, reactions: Path, data: Any) -> None:
+    there, here = read(lesson), lessons.execute(lesson)
+    for old, new in zip(lessons.code_cells(there), lessons.code_cells(here), strict=True):
+        assert old.execution_count == new.execution_count, "run: python tests/lessons.py"
+        if "varies" in old.metadata.get("tags", []):  # training differs from machine to machine
+            assert len(old.outputs) == len(new.outputs)
+        else:
+            assert lessons.shown(old) == lessons.shown(new), "run: python tests/lessons.py, and look at what changed"
+
+
+@each_lesson
+def test_its_form(lesson: Path) -> None:
+    notebook = read(lesson)
+    cells = lessons.code_cells(notebook)
+    assert lesson.stat().st_size < 1_000_000
+    assert statistics.median(len(cell.source.splitlines()) for cell in cells) <= 6
+    first = notebook.cells[0].source
+    assert re.match(rf"# {int(lesson.stem[:2])}\. ", first)
+    assert "**Afterwards you can**" in first
+    assert any("assert " in cell.source for cell in cells)
+    for cell in cells:
+        assert all(output.output_type in ("stream", "execute_result", "display_data") for output in cell.outputs)
+        for text in lessons.shown(cell):
+            assert not text.startswith("stderr"), text
+            assert not re.search(r"0x[0-9a-f]{6,}|/home/|/root/|/tmp/|Warning", text), text
+
+
+@each_lesson
+def test_its_exercises(lesson: Path) -> None:
+    """Two to four, each a stub whose checker says so, with a hint."""
+    turn = "\n".join(cell.source for cell in lessons.code_cells(read(lesson)) if "check(" in cell.source)
+    named = re.findall(r"hint\(\"(\w+)\"\)", turn)
+    assert 2 <= len(named) <= 4
+    assert set(named) <= set(EXERCISES)
+    assert len(re.findall(r"print\(check\(", turn)) == len(named) == turn.count("raise NotImplementedError")
+
+
+def test_a_change_is_noticed(tmp_path: Path) -> None:
+    """A lesson whose code no longer gives what is in git, and one that fails."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1 + 1)")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    file = tmp_path / "01_small.ipynb"
+    nbformat.write(notebook, file)
+    nbformat.write(lessons.execute(file), file)
+    (cell,) = lessons.code_cells(read(file))
+    assert lessons.shown(cell) == ["stdout: 2\n"]
+    file.write_text(file.read_text(encoding="utf-8").replace("1 + 1", "1 + 2"), encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"python tests/lessons\.py"):
+        test_it_runs_and_shows_what_is_in_git(file, file, file, None)
+    file.write_text(file.read_text(encoding="utf-8").replace("1 + 2", "1 / 0"), encoding="utf-8")
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        lessons.execute(file)
