@@ -115,14 +115,22 @@ def diagnose(
                 noise = {name: 30 * distance(expected[name], value) for name, value in exact.items()}
             where = _first_difference(mine, exact, noise)
             if where is not None:
-                return _explain(mine, exact, where, reference, inputs, noise)
+                return _explain(mine, exact, where, student, reference, inputs, noise)
             left = max(distance(value, exact[name]) for name, value in mine.items() if name in exact)
             text = f"The same function, rounded otherwise: it differs by {rounding:.1e}, in float64 by {left:.1e}."
+            if noise:
+                text = f"The same function, up to the rounding of a precision of its own: it differs by {left:.1e}."
             return Diagnosis("rounding", text, difference=left)
 
 
 def _explain(
-    mine: Values, expected: Values, where: str, reference: Pretrained, inputs: Inputs, noise: dict[str, float]
+    mine: Values,
+    expected: Values,
+    where: str,
+    student: Function,
+    reference: Pretrained,
+    inputs: Inputs,
+    noise: dict[str, float],
 ) -> Diagnosis:
     """Tries every known mistake on the reference; all in float64."""
     names = [name for name in expected if name in mine]
@@ -152,6 +160,11 @@ def _explain(
             f"{place} No single known mistake gives these numbers. Everything before it is right: compare the line "
             f"that computes it with the one in model.py."
         )
+        if isinstance(student, Pretrained):
+            own = dict(student.named_parameters())
+            others = [name for name, each in reference.named_parameters() if not torch.equal(own.get(name, each), each)]
+            if others:
+                text += f" Its {others[0]} is not the reference's: were the weights loaded as they are?"
         suspects = [bug for bug in BUGS.values() if bug.random and bug.first == where]
         text += "".join(
             f" It may be this one, whose numbers are random: {bug.name}. {bug.explanation}" for bug in suspects
@@ -186,7 +199,7 @@ def _watched(function: Function, name: str, shaped: bool = False) -> Function:
         named = zip(part.parameters, arguments, strict=False)
         tensors = [(key, each) for key, each in named if isinstance(each, Tensor)]
         shapes = ", ".join(f"{key} {tuple(each.shape)}" for key, each in tensors)
-        versions = [each._version for _, each in tensors]
+        versions = [_version(each) for _, each in tensors]
         try:
             result = function(*arguments)
         except NotImplementedError:
@@ -194,7 +207,7 @@ def _watched(function: Function, name: str, shaped: bool = False) -> Function:
         except Exception as error:
             raise _BrokenError(f"{name} fails: {_said(error, function, part)}, for {shapes}.") from error
         for (key, each), version in zip(tensors, versions, strict=True):
-            if each._version != version:
+            if _version(each) != version:
                 raise _BrokenError(
                     f"{name} changes its argument {key} in place, which whoever called it still needs: "
                     f"write {key} = {key} + …, not {key} += …."
@@ -210,6 +223,11 @@ def _watched(function: Function, name: str, shaped: bool = False) -> Function:
         return result
 
     return call
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; tensors made in inference mode do not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _check_shapes(student: Function, reference: Pretrained, inputs: Inputs, part: str) -> None:

@@ -229,3 +229,28 @@ def test_bad_input(healthy: BertModel) -> None:
         diagnose(softmax_attention, healthy, part="atention")
     with pytest.raises(InputError, match="evaluation mode"):
         diagnose(healthy, BertModel(BertConfig(**SIZES)))
+
+
+def test_other_weights_are_named(healthy: BertModel) -> None:
+    student = copy.deepcopy(healthy)
+    student.encoder.layers[1].feed_forward.expand.weight.data *= 1.01
+    found = diagnose(student, healthy)
+    assert found.verdict == "unknown"
+    assert found.where == "encoder.layers.1.feed_forward.expand"
+    assert "Its encoder.layers.1.feed_forward.expand.weight is not the reference's" in str(found)
+
+
+def test_code_with_a_precision_of_its_own(healthy: BertModel) -> None:
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        lowest = None if mask is None else mask.float().clamp_min(torch.finfo(torch.float32).min)
+        return softmax_attention(query.float(), key.float(), value.float(), lowest)
+
+    found = diagnose(attention, healthy)
+    assert found.healthy
+    assert "a precision of its own" in str(found)
+
+
+def test_in_inference_mode(healthy: BertModel) -> None:
+    with torch.inference_mode():
+        assert diagnose(softmax_attention, healthy, part="attention").healthy
+        assert diagnose(no_scale, healthy, part="attention").bugs == ("no scale",)
