@@ -22,7 +22,7 @@ def execute(lesson: Path) -> Any:
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     place = {"metadata": {"path": str(lesson.parent)}}
-    NotebookClient(notebook, timeout=600, record_timing=False, resources=place).execute()
+    NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True, resources=place).execute()
     notebook.metadata["language_info"] = {"name": "python"}  # the kernel writes its version here
     return notebook
 
