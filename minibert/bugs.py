@@ -431,11 +431,11 @@ enter(
 )  # fmt: skip
 enter(
     "eps of 1e-5", "embeddings.norm", "PyTorch's default; BERT's is 1e-12",
-    "LayerNorm adds 1e-5 to the variance; it should add what the checkpoint's layer_norm_eps says.", _eps(1e-5),
+    "LayerNorm adds 1e-5 to the variance; it should add the eps that the module has.", _eps(1e-5),
 )  # fmt: skip
 enter(
     "eps of 1e-12", "embeddings.norm", "BERT's, for a checkpoint that has another",
-    "LayerNorm adds 1e-12 to the variance; it should add what the checkpoint's layer_norm_eps says.", _eps(1e-12),
+    "LayerNorm adds 1e-12 to the variance; it should add the eps that the module has.", _eps(1e-12),
 )  # fmt: skip
 enter(
     "eps outside the root", "embeddings.norm", "hand-written LayerNorm",

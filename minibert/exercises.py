@@ -10,6 +10,7 @@ function computes in the place of ours, with the real weights, and what differs 
 mistakes. The solution is the code of minibert itself.
 """
 
+import copy
 import difflib
 import functools
 import inspect
@@ -17,6 +18,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from minibert import store
 from minibert.checkpoint import Pretrained
@@ -135,7 +138,7 @@ EXERCISES: dict[str, Exercise] = {
             (
                 "The scores are (B, H, S, T). What has to be added to the score of a key that is to be ignored?",
                 "0 for a token, the lowest number of the dtype for padding: torch.finfo(dtype).min.",
-                "attention_mask[:, None, None, :] == 0 is where padding is; torch.zeros_like(…).masked_fill(…).",
+                "hidden = attention_mask[:, None, None, :] == 0; torch.zeros_like(hidden, dtype=dtype).masked_fill(…).",
             ),
         ),
         Exercise(
@@ -333,7 +336,7 @@ def hint(name: str, step: int = 1) -> str:
 
 
 def check(function: Function, name: str | None = None) -> Diagnosis:
-    """Is a function right, in the place of ours? Two batches are computed: a padded one, and one without padding.
+    """Is a function right, in the place of ours? Three batches: padded, without padding, and padded on the left.
 
     Args:
         function: takes the exercise's arguments by place.
@@ -343,22 +346,27 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
         ExerciseError: there is no such exercise. What is wrong with the function is in what is returned.
     """
     exercise = find(getattr(function, "__name__", "?") if name is None else name)
-    model = reference(exercise.checkpoint)
+    model = copy.deepcopy(reference(exercise.checkpoint))  # whatever the function does to it
     padded = some_inputs(bert_of(model))
-    found = diagnose(function, model, padded, part=exercise.name)
-    if not found.healthy:
-        return found
-    alone = diagnose(function, model, {key: tensor[:1] for key, tensor in padded.items()}, part=exercise.name)
-    return found if alone.healthy else alone
+    alone = {key: tensor[:1] for key, tensor in padded.items()}
+    left = {key: tensor.flip(1) for key, tensor in padded.items()}
+    first = diagnose(function, model, padded, part=exercise.name)
+    for inputs in (alone, left):
+        found = diagnose(function, model, inputs, part=exercise.name) if first.healthy else first
+        if not found.healthy:
+            return found
+    return first
 
 
 @functools.cache
 def reference(checkpoint: str) -> Pretrained:
-    """The healthy model that functions are put into, with an eps that can be seen."""
+    """The healthy model that functions are put into, with an eps and a bias of the pooler that can be seen."""
     kind = BertForMaskedLM if checkpoint == HEAD else BertModel
     model = kind.from_pretrained(checkpoint, attention="eager").requires_grad_(False)
     for norm in norms_of(model):
         norm.eps = EPS
+    if isinstance(model, BertModel) and model.pooler is not None:  # the checkpoint's is 0: one could leave it out
+        model.pooler.dense.bias.data = torch.linspace(-0.1, 0.1, model.config.hidden_size)
     return model
 
 
@@ -390,13 +398,15 @@ def load(name: str, folder: str | Path = ".") -> Function:
     file = Path(folder) / f"{exercise.name}.py"
     scope: dict[str, Any] = {"__name__": exercise.name, "__file__": str(file)}
     try:
-        exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), scope)
+        code = compile(file.read_bytes(), str(file), "exec")
     except FileNotFoundError:
         raise ExerciseError(f"there is no {file} yet: minibert exercise start {name}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ExerciseError(f"{file} cannot be read: {error}") from None
     except SyntaxError as error:
         raise ExerciseError(f"{file}, line {error.lineno}: {error.msg}") from None
+    try:
+        exec(code, scope)
     except (Exception, SystemExit) as error:
         raise ExerciseError(f"{file} does not run: {type(error).__name__}: {error}") from error
     if not callable(scope.get(exercise.name)):

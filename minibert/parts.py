@@ -34,7 +34,7 @@ from minibert.model import (
     gelu_python,
 )
 from minibert.pooling import combine_layers, mean_pool
-from minibert.recording import OpenAttention, bert_of, through
+from minibert.recording import EAGER_STEPS, EMBEDDINGS, OpenAttention, bert_of, through
 from minibert.similarity import cosine_similarity
 
 Function = Callable[..., Any]
@@ -51,14 +51,15 @@ class Part:
         put: put(model, stack, function) exchanges it for another, until the stack closes.
         call: for what comes after the model, how it is called with what a model returned; None if that has not got
             what it needs.
-        inside: values whose names begin so are the function's own affair; only what it returns is compared.
+        inside: the names of values that are formed inside it, as they end; they tell where a mistake is, but what
+            counts is what the function returns.
     """
 
     ours: Function
     parameters: tuple[str, ...]
     put: Callable[[nn.Module, ExitStack, Function], None]
     call: Callable[[Function, BertOutput, Inputs], Tensor | None] | None = None
-    inside: str = ""
+    inside: tuple[str, ...] = ()
 
 
 # --- how a model is changed, and back ------------------------------------------------------------------------------
@@ -96,13 +97,13 @@ def overwrite(stack: ExitStack, parameter: Tensor, values: Tensor) -> None:
 # --- parts of the model --------------------------------------------------------------------------------------------
 
 
-def _method(kind: type[nn.Module], name: str, *parameters: str) -> Part:
+def _method(kind: type[nn.Module], name: str, *parameters: str, inside: tuple[str, ...] = ()) -> Part:
     """A method of each module of a kind, called with the module, which has the parameters, as its first argument."""
 
     def put(model: nn.Module, stack: ExitStack, function: Function) -> None:
         exchange(stack, _all(model, kind), name, lambda module: partial(function, module))
 
-    return Part(getattr(kind, name), ("self", *parameters), put)
+    return Part(getattr(kind, name), ("self", *parameters), put, inside=inside)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -131,7 +132,7 @@ def _put_attention(model: nn.Module, stack: ExitStack, function: Function) -> No
         stack.callback(through(attention, lambda open_: OpenAttention(attend, None, open_.taps)).remove)
 
 
-def _with_probabilities(kind: type[nn.Module], inside: str = "") -> Part:
+def _with_probabilities(kind: type[nn.Module], inside: tuple[str, ...]) -> Part:
     """A module that returns its hidden states and the attention probabilities; a student's may leave these out."""
 
     def put(model: nn.Module, stack: ExitStack, function: Function) -> None:
@@ -187,7 +188,7 @@ def _call_mean(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | 
 
 def _call_word(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
     hidden = out.last_hidden_state[0]
-    pieces = [f"piece {number}" for number in range(len(hidden) - 2)]  # between [CLS] and [SEP]
+    pieces = ["a" * number for number in range(len(hidden) - 2, 0, -1)]  # between [CLS] and [SEP]; each in those before
     return torch.stack([function(hidden, pieces, piece) for piece in pieces])
 
 
@@ -203,8 +204,9 @@ def _call_cosine(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
 def _call_loss(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
     logits = out.last_hidden_state  # (B, S, D), taken for the scores of D words
     labels = inputs["input_ids"] % logits.shape[-1]
-    labels = labels.masked_fill(torch.arange(labels.shape[1]) % 3 != 1, -100)  # every third is masked
-    return function(logits, labels)
+    labels[:, 1] = 0  # the first word of a vocabulary is one as well
+    places, rows = torch.arange(labels.shape[1]), torch.arange(len(labels))[:, None]
+    return function(logits, labels.masked_fill(places % (rows + 2) != 1, -100))  # some are masked, not as many in each
 
 
 def _after(ours: Function, call: Callable[[Function, BertOutput, Inputs], Tensor | None]) -> Part:
@@ -216,21 +218,28 @@ def _after(ours: Function, call: Callable[[Function, BertOutput, Inputs], Tensor
     return Part(ours, tuple(inspect.signature(ours).parameters), put, call)
 
 
+# Values inside a part, as their names end.
+TABLES = tuple(f"embeddings.{name}" for name in EMBEDDINGS)
+ATTENTION = tuple(f"attention.{name}" for name in ("query", "key", "value", *EAGER_STEPS, "output"))
+FEED_FORWARD = tuple(f"feed_forward.{name}" for name in ("expand", "activation", "contract"))
+LAYER = (*ATTENTION, "attention_sum", "attention_norm", *FEED_FORWARD, "feed_forward_sum", "feed_forward_norm")
+ALL = (*TABLES, *LAYER, "pooler.dense", "pooler.tanh")
+
 PARTS: dict[str, Part] = {
     # in the order of model.py
-    "embeddings": _method(Embeddings, "forward", "input_ids", "token_type_ids", "position_ids"),
+    "embeddings": _method(Embeddings, "forward", "input_ids", "token_type_ids", "position_ids", inside=TABLES),
     "additive_mask": Part(additive_mask, ("attention_mask", "dtype"), _put_mask),
     "attention": Part(eager_attention, ("query", "key", "value", "mask"), _put_attention),
     "split_heads": _method(Attention, "split_heads", "projected"),
     "merge_heads": _method(Attention, "merge_heads", "context"),
-    "self_attention": _with_probabilities(Attention),
+    "self_attention": _with_probabilities(Attention, ATTENTION),
     "gelu": Part(gelu_python, ("x",), _put_gelu),
     "layer_norm": Part(layer_norm, ("x", "weight", "bias", "eps"), _put_layer_norm),
-    "feed_forward": _method(FeedForward, "forward", "hidden"),
-    "layer": _with_probabilities(EncoderLayer),
-    "encoder": _with_probabilities(Encoder, "encoder.layers."),
-    "pooler": _method(Pooler, "forward", "hidden"),
-    "bert": Part(BertModel.forward, ("self", "input_ids", "attention_mask", "token_type_ids"), _put_bert),
+    "feed_forward": _method(FeedForward, "forward", "hidden", inside=FEED_FORWARD),
+    "layer": _with_probabilities(EncoderLayer, LAYER),
+    "encoder": _with_probabilities(Encoder, LAYER),
+    "pooler": _method(Pooler, "forward", "hidden", inside=("pooler.dense",)),
+    "bert": Part(BertModel.forward, ("self", "input_ids", "attention_mask", "token_type_ids"), _put_bert, inside=ALL),
     # of heads.py
     "masked_lm": _method(MaskedLMHead, "forward", "hidden", "word_embeddings"),
     # what is made of a model's output

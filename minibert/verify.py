@@ -38,7 +38,7 @@ class Line:
         attention: by which attention, "eager" or "sdpa".
         equal: is every number the same, to the last bit?
         difference: the largest difference.
-        ulps: the same, in units of the last place of the larger number.
+        ulps: the largest distance of two numbers, counted in the float32 numbers between them; near 0 it is soon large.
         verdict: "equal"; else "rounding" or "bug", by what is left of the difference in float64.
     """
 

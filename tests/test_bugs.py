@@ -32,8 +32,9 @@ def masked_loss(values: Values, inputs: Values) -> Tensor:
     """The definition: −log softmax at the right word, averaged over the masked places."""
     last = values["last_hidden_state"]
     labels = inputs["input_ids"] % last.shape[-1]
-    masked = torch.arange(last.shape[1]) % 3 == 1
-    return -last.softmax(-1).log()[:, masked].gather(2, labels[:, masked, None]).mean()
+    labels[:, 1] = 0
+    logs = last.softmax(-1).log().gather(2, labels[:, :, None])[:, :, 0]
+    return -torch.cat([logs[row, 1 :: row + 2] for row in range(len(labels))]).mean()
 
 
 ORACLES: dict[str, Callable[[Values, Values], Tensor]] = {

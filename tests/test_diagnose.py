@@ -254,3 +254,23 @@ def test_in_inference_mode(healthy: BertModel) -> None:
     with torch.inference_mode():
         assert diagnose(softmax_attention, healthy, part="attention").healthy
         assert diagnose(no_scale, healthy, part="attention").bugs == ("no scale",)
+
+
+def test_nothing_to_compare_is_an_error(healthy: BertModel) -> None:
+    with pytest.raises(InputError, match="BertModel has no masked_lm"):
+        diagnose(lambda *_: None, healthy, part="masked_lm")
+    with pytest.raises(InputError, match="nothing can be compared"):
+        diagnose(lambda **_: {"output": torch.zeros(3)}, healthy)
+
+
+def test_what_a_wrapper_returns_counts(healthy: BertModel) -> None:
+    class Doubled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = copy.deepcopy(healthy)
+
+        def forward(self, **inputs: Tensor) -> Tensor:
+            return self.bert(**inputs)[0] * 2
+
+    found = diagnose(Doubled().eval(), healthy)
+    assert found.where == "last_hidden_state"

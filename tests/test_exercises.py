@@ -265,6 +265,88 @@ def test_a_right_answer(here: Path) -> None:
     assert checked.output.startswith("Right. The same")
 
 
+# Written otherwise than ours, and right all the same.
+RIGHT = [
+    (
+        "embeddings",
+        "shape = input_ids.shape\n"
+        "places = torch.arange(shape[1]).unsqueeze(0).expand(shape)\n"
+        "words = self.word_embeddings(input_ids)\n"
+        "words += self.token_type_embeddings(token_type_ids)\n"
+        "return self.norm(words + self.position_embeddings(places))",
+    ),
+    ("pooler", "return torch.tanh(self.dense(hidden))[:, 0]"),
+    ("feed_forward", "return self.contract(F.gelu(self.expand(hidden.flatten(0, 1)))).view(hidden.shape)"),
+    ("layer_norm", "return F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)"),
+    ("gelu", "return x * 0.5 * (1 + torch.erf(x / torch.sqrt(torch.tensor(2.0))))"),
+    (
+        "attention",
+        "scores = query @ key.transpose(2, 3) / torch.sqrt(torch.tensor(query.shape[-1]))\n"
+        "scores = scores if mask is None else scores.masked_fill(mask != 0, -math.inf)\n"
+        "return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value",
+    ),
+    (
+        "layer",
+        "x = self.attention(hidden, mask)[0]\nx += hidden\nx = self.attention_norm(x)\n"
+        "return self.feed_forward_norm(x + self.feed_forward(x))",
+    ),
+]
+
+
+@pytest.mark.parametrize("name, body", RIGHT)
+def test_another_way_that_is_right(name: str, body: str, here: Path) -> None:
+    write(name, body)
+    checked = run("check", name)
+    assert checked.exit_code == 0, checked.output
+
+
+# What ran once and must not pass for right.
+NEARLY = [
+    ("pooler", "return torch.tanh(F.linear(hidden[:, 0], self.dense.weight))", "No single known mistake"),
+    ("mean_pool", "return torch.stack([h[: m.sum()].mean(0) for h, m in zip(hidden, attention_mask)])", "mean_pool"),
+    ("word_vector", "return hidden[[word in piece for piece in pieces].index(True) + 1]", "word_vector"),
+    (
+        "masked_loss",
+        "return torch.stack([F.cross_entropy(*each) for each in zip(logits, labels)]).mean()",
+        "masked_loss",
+    ),
+    (
+        "bert",
+        "from minibert.model import additive_mask\nhidden = self.embeddings(input_ids, token_type_ids)\n"
+        "return self.encoder(hidden, additive_mask(attention_mask, hidden.dtype))[0]",
+        "does not return the pooled vectors",
+    ),
+    ("gelu", "exit()", "fails: SystemExit"),
+    ("gelu", "return F.gelu(x), x", "a tuple of 2, where one tensor is asked for"),
+    ("gelu", "return F.gelu(x).half()", "numbers of torch.float16; they should be of torch.float32"),
+    ("gelu", "return x / 0 * 0", "NaN, which is no number"),
+    ("attention", "return F.dropout(query, 0.1)", "Is it new weights at each call, or dropout?"),
+    ("masked_lm", "return F.linear(F.relu(self.norm(self.dense(hidden))), word_embeddings, self.bias)", "logits"),
+]
+
+
+@pytest.mark.parametrize("name, body, said", NEARLY)
+def test_nearly_right_is_not_right(name: str, body: str, said: str, here: Path, reactions: Path) -> None:
+    write(name, body)
+    checked = run("check", name)
+    assert checked.exit_code == 1
+    assert said in checked.output
+
+
+def test_the_reference_stays_as_it_is(checkpoint: Path) -> None:
+    def pooler(self, hidden):
+        self.dense.weight.data *= 2
+        return hidden[:, 0]
+
+    assert not check(pooler).healthy
+    assert check(PARTS["pooler"].ours, "pooler").healthy
+
+
+def test_a_file_that_a_students_code_does_not_find(here: Path) -> None:
+    Path("gelu.py").write_text('open("data.txt")', encoding="utf-8")
+    assert "gelu.py does not run: FileNotFoundError" in run("check", "gelu").output
+
+
 def test_without_padding_there_is_no_mask(here: Path) -> None:
     write("attention", "return torch.softmax(query @ key.transpose(2, 3) / 32 ** 0.5 + mask, dim=-1) @ value")
     assert "'Tensor' and 'NoneType' (line 23: return torch" in run("check", "attention").output
