@@ -96,7 +96,7 @@ def diagnose(
         expected = observe(reference, inputs)
         if not expected.keys() & once.keys():
             raise InputError("nothing can be compared: return hidden states (B, S, D), as a tensor or as a BertOutput")
-        if part is not None and once.keys().isdisjoint({"pooler_output"}) and "pooler_output" in expected:
+        if part is not None and "pooler_output" not in once and "pooler_output" in expected:
             return Diagnosis("broken", f"{part} does not return the pooled vectors, (B, D), after the hidden states.")
         moved = _first_difference(once, again, {})
         if moved is not None:
@@ -109,7 +109,8 @@ def diagnose(
         inside = PARTS[part].inside if part else ()
         if _agree(once, expected, inside, torch.equal):
             return Diagnosis("equal", "The same, to the last bit.")
-        rounding = max(distance(value, expected[name]) for name, value in once.items() if name in expected)
+        outer = _outer(once, inside)
+        rounding = max(distance(value, expected[name]) for name, value in outer.items() if name in expected)
         with ExitStack() as stack:
             for module in [reference, student]:
                 if isinstance(module, nn.Module):
@@ -127,7 +128,7 @@ def diagnose(
                 found = _explain(mine, exact, where, student, reference, inputs, noise)
                 if found.bugs:
                     return found
-                outer = {name: value for name, value in mine.items() if not (inside and name.endswith(inside))}
+                outer = _outer(mine, inside)
                 # Code that rounds to float32 on its way differs in float64 about as the reference in float32 does.
                 coarse = {name: 30 * distance(expected[name], value) for name, value in exact.items()}
                 later = _first_difference(outer, exact, coarse)
@@ -136,7 +137,7 @@ def diagnose(
                     return outside if outside.bugs else found
                 noise = coarse
             # The mask's lowest number is another in each precision.
-            named = [name for name in mine if name in exact and not name.endswith("masked_scores")]
+            named = [name for name in _outer(mine, (*inside, "masked_scores")) if name in exact]
             left = max(distance(mine[name], exact[name]) for name in named)
             text = f"The same function, rounded otherwise: it differs by {rounding:.1e}, in float64 by {left:.1e}."
             if noise:
@@ -389,8 +390,11 @@ def _first_difference(mine: Values, expected: Values, noise: Mapping[str, float]
 
 def _agree(mine: Values, expected: Values, inside: tuple[str, ...], same: Callable[[Tensor, Tensor], bool]) -> bool:
     """Is everything the same that counts: all but what is formed inside a student's own function?"""
-    outer = [name for name in expected if name in mine and not (inside and name.endswith(inside))]
-    return all(same(mine[name], expected[name]) for name in outer)
+    return all(same(value, expected[name]) for name, value in _outer(mine, inside).items() if name in expected)
+
+
+def _outer(values: Values, inside: tuple[str, ...]) -> Values:
+    return {name: value for name, value in values.items() if not name.endswith(inside)}
 
 
 def is_close(a: Tensor, b: Tensor, noise: float = 0.0) -> bool:

@@ -240,7 +240,8 @@ READ_BY = {
 
 def _place(theirs: nn.Module, name: str) -> tuple[nn.Module | None, bool]:
     """Where a value is to be had in transformers' model: a module, and whether it reads or returns it."""
-    prefix, inner = re.fullmatch(r"(encoder\.layers\.\d+\.)?(.*)", name).groups(default="")  # type: ignore[union-attr]
+    inner = re.sub(r"^encoder\.layers\.\d+\.", "", name)
+    prefix = name.removesuffix(inner)
     reads = inner in READ_BY
     if name == "pooler.tanh":
         return theirs.get_submodule("pooler"), False

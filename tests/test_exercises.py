@@ -298,6 +298,7 @@ def test_another_way_that_is_right(name: str, body: str, here: Path) -> None:
     write(name, body)
     checked = run("check", name)
     assert checked.exit_code == 0, checked.output
+    assert "inf" not in checked.output
 
 
 # What ran once and must not pass for right.
