@@ -131,8 +131,8 @@ def plot_layers(lines: Mapping[str, Any], *, quantity: str = "", title: str = ""
     places = range(first, first + length)
     for (label, line), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
         axes.plot(places, line, color=colour, marker=marker, markersize=5, label=label)
-    axes.set_xticks(places, ["embeddings" if place == 0 else str(place) for place in places])
-    axes.set_xlabel("layer")
+    axes.set_xticks(places, map(str, places))
+    axes.set_xlabel("layer (0: the embeddings)" if first == 0 else "layer")
     axes.set_ylabel(quantity)
     axes.set_title(title)
     axes.grid(color="#dddddd", linewidth=0.6)

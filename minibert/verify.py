@@ -196,7 +196,9 @@ def _compare(ours: BertModel, theirs: nn.Module, kind: str) -> tuple[list[Line],
         equal = set(wrong).isdisjoint(names)
         bug = not equal and not all(is_close(*pair) for name in names for pair in exact[name])
         verdict = "equal" if equal else "bug" if bug else "rounding"
-        difference, ulps = max(distance(*pair) for pair in pairs), max(_ulps(*pair) for pair in pairs)
+        unequal = [] if equal else pairs
+        difference = max((distance(*pair) for pair in unequal), default=0.0)
+        ulps = max((_ulps(*pair) for pair in unequal), default=0)
         lines.append(Line(value, kind, equal, difference, ulps, verdict))
     return lines, wrong[0] if wrong else None
 

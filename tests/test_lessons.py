@@ -1,6 +1,7 @@
 """Every lesson runs, says what it says in git, and keeps its form."""
 
 import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import lessons
 import nbformat
 import pytest
+import torch
 
+from minibert import BertConfig, BertModel
 from minibert.exercises import EXERCISES
 
 each_lesson = pytest.mark.parametrize("lesson", lessons.LESSONS, ids=lambda lesson: lesson.stem)
@@ -54,6 +57,36 @@ def test_its_exercises(lesson: Path) -> None:
     assert 2 <= len(named) <= 4
     assert set(named) <= set(EXERCISES)
     assert len(re.findall(r"print\(check\(", turn)) == len(named) == turn.count("raise NotImplementedError")
+
+
+@pytest.mark.parametrize(
+    "lesson, name, count",
+    [
+        ("04_one_word_many_meanings", "bert-base-cased", 1),
+        ("05_layers_as_features", "bert-base-multilingual-cased", 1),
+        ("06_sentence_vectors", "bert-base-nli-mean-tokens", 1),
+        ("07_search_and_word2vec", "bert-base-uncased", 2),
+    ],
+)
+def test_published_numbers_are_compared(
+    lesson: str, name: str, count: int, tmp_path: Path, checkpoint: Path, reactions: Path, data: Any
+) -> None:
+    """Under the name of the checkpoint that numbers were published for, another model is refused by the cells."""
+    folder = shutil.copytree(checkpoint, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+    small = {"hidden_size": 24, "num_hidden_layers": 4, "intermediate_size": 24}
+    BertModel(BertConfig.from_json_file(checkpoint / "config.json", **small)).save_pretrained(folder)
+    namespace: dict[str, Any] = {}
+    refused = []
+    with torch.enable_grad():  # some lessons switch it off; this ends with it on again
+        for cell in lessons.code_cells(read(lessons.FOLDER / f"{lesson}.ipynb")):
+            if len(refused) == count:
+                break
+            try:
+                exec(re.sub('CHECKPOINT = ".*"', f"CHECKPOINT = {str(folder)!r}", cell.source), namespace)
+            except AssertionError:  # what is found with the default checkpoint may fail as well
+                if f'CHECKPOINT.endswith("{name}")' in cell.source:
+                    refused.append(cell.source)
+    assert len(refused) == count
 
 
 def test_a_change_is_noticed(tmp_path: Path) -> None:

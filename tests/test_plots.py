@@ -38,8 +38,8 @@ def test_attention(count: int) -> None:
 
 def test_layers() -> None:
     drawn = words(plot_layers({"soup": [1, 0.9, 0.8], "pilot": [1, 0.5, 0.2]}, quantity="cosine"))
-    assert {"embeddings", "1", "2", "soup", "pilot", "cosine", "layer"} <= set(drawn)
-    assert "embeddings" not in words(plot_layers({"share": [0.1, 0.2]}, first=1))
+    assert {"0", "1", "2", "soup", "pilot", "cosine", "layer (0: the embeddings)"} <= set(drawn)
+    assert {"1", "2", "layer"} <= set(words(plot_layers({"share": [0.1, 0.2]}, first=1)))
 
 
 def test_a_map() -> None:
