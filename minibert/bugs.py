@@ -95,9 +95,12 @@ def _sinusoids(model: nn.Module, stack: ExitStack) -> None:
     overwrite(stack, table, waves[:, : table.shape[1]])
 
 
-def _other_segment(model: nn.Module, stack: ExitStack) -> None:
-    table = bert_of(model).embeddings.token_type_embeddings.weight
-    overwrite(stack, table, table[-1:].expand_as(table))
+def _other_segment(segment: int) -> Change:
+    def change(model: nn.Module, stack: ExitStack) -> None:
+        table = bert_of(model).embeddings.token_type_embeddings.weight
+        overwrite(stack, table, table[segment].expand_as(table))
+
+    return change
 
 
 def _no_table(name: str) -> Change:
@@ -131,7 +134,11 @@ enter(
 )  # fmt: skip
 enter(
     "segment ids all 1", "embeddings.token_type_embeddings", "the lesson source 002",
-    "Every token is said to be in the second segment; a single text is segment 0.", _other_segment,
+    "Every token is said to be in the second segment; a single text is segment 0.", _other_segment(-1),
+)  # fmt: skip
+enter(
+    "segment ids all 0", "embeddings.token_type_embeddings", "token_type_ids that are not passed on",
+    "Every token is said to be in the first segment: token_type_ids are not looked at.", _other_segment(0),
 )  # fmt: skip
 enter(
     "token types dropped", "embeddings.token_type_embeddings", "hand-written embeddings",
@@ -460,6 +467,16 @@ enter(
     "LayerNorm's weight (gamma) and bias (beta) have changed places.", _gamma_beta,
 )  # fmt: skip
 enter(
+    "norm bias dropped", "embeddings.norm", "hand-written LayerNorm",
+    "LayerNorm ends without its bias (beta): weight times the normalised vector, and then the bias is added.",
+    wrong("layer_norm", lambda x, weight, bias, eps: F.layer_norm(x, weight.shape, weight, None, eps)),
+)  # fmt: skip
+enter(
+    "norm weight dropped", "embeddings.norm", "hand-written LayerNorm",
+    "LayerNorm ends without its weight (gamma): the normalised vector is multiplied by it, before the bias is added.",
+    wrong("layer_norm", lambda x, weight, bias, eps: F.layer_norm(x, weight.shape, None, bias, eps)),
+)  # fmt: skip
+enter(
     "attention norm forgotten", "attention_norm", "hand-written layers",
     "The sum after attention is not normalised.", _no_norm("attention_norm"),
 )  # fmt: skip
@@ -634,6 +651,16 @@ enter(
     "[CLS] for the word", "word_vector", "hidden[0]",
     "The vector is that of [CLS]; a word has one of its own.", wrong("word_vector", lambda hidden, *_: hidden[0]),
 )  # fmt: skip
+
+
+def _fixed_layer(before_the_last: int) -> Change:
+    def change(model: nn.Module, stack: ExitStack) -> None:
+        number = len(layers_of(model)) - before_the_last
+        PARTS["second_to_last"].put(model, stack, lambda states: states[number])
+
+    return change
+
+
 enter(
     "last layer for the second-to-last", "second_to_last", "the lesson source 002: encoded_layers[11] of 12",
     "That is the last layer; with the embeddings there are L + 1, and the second-to-last is hidden_states[-2].",
@@ -645,6 +672,17 @@ enter(
     wrong("second_to_last", lambda states: states[len(states) - 3]),
 )  # fmt: skip
 enter(
+    "a fixed layer number", "second_to_last", "hidden_states[11]: another layer in a model of another size",
+    "That layer has a fixed number, so with fewer layers it is another one: count from the end, hidden_states[-2].",
+    _fixed_layer(1),
+)  # fmt: skip
+enter(
+    "a fixed layer number, and too early", "second_to_last", "hidden_states[10] in a model of 12 layers",
+    "That is a layer too early, hidden_states[0] are the embeddings; and in a model of another size it is another one: "
+    "count from the end, hidden_states[-2].",
+    _fixed_layer(2),
+)  # fmt: skip
+enter(
     "first four layers", "sum_of_last_four", "hf#2461: layers counted from the wrong end",
     "These are the embeddings and the first three layers: the list begins with the embeddings and ends with the last.",
     wrong("sum_of_last_four", lambda states: combine_layers(states, [0, 1, 2, 3])),
@@ -652,7 +690,7 @@ enter(
 enter(
     "mean of four layers", "sum_of_last_four", "mean for sum",
     "The four layers are averaged; here their sum is asked for, four times as long.",
-    wrong("sum_of_last_four", lambda states: combine_layers(states, "last four", "mean")),
+    wrong("sum_of_last_four", lambda states: combine_layers(states, [-4, -3, -2, -1], "mean")),
 )  # fmt: skip
 enter(
     "distance for similarity", "cosine_similarity", "the lesson source 000: scipy.spatial.distance.cosine",
@@ -662,6 +700,11 @@ enter(
 enter(
     "not divided by the lengths", "cosine_similarity", "a @ b.T",
     "That is the dot product; a cosine divides it by both lengths.", wrong("cosine_similarity", lambda a, b: a @ b.T),
+)  # fmt: skip
+enter(
+    "one vector's length forgotten", "cosine_similarity", "F.normalize on one side only",
+    "Only a is divided by its lengths; a cosine divides by both.",
+    wrong("cosine_similarity", lambda a, b: F.normalize(a, dim=-1) @ b.T),
 )  # fmt: skip
 enter(
     "length over the wrong axis", "cosine_similarity", "F.normalize(a, dim=0)",

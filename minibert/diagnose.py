@@ -176,7 +176,10 @@ def _explain(
     best = [each for each in found if each[0] == found[0][0]]
     difference = distance(mine[where], expected[where])
     size = _typical(expected[where])
-    place = f"The first value that differs is {where}, by up to {difference:.2g} (values there are about {size:.2g})."
+    amount = f"up to {difference:.2g} (values there are about {size:.2g})"
+    if difference > 1e30:
+        amount = "as much as the lowest number of a mask"
+    place = f"The first value that differs is {where}, by {amount}."
     if not best:
         text = (
             f"{place} No single known mistake gives these numbers. What was recorded before it agrees: compare the "

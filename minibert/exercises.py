@@ -336,7 +336,7 @@ def hint(name: str, step: int = 1) -> str:
 
 
 def check(function: Function, name: str | None = None) -> Diagnosis:
-    """Is a function right, in the place of ours? Three batches: padded, without padding, and padded on the left.
+    """Is a function right, in the place of ours? With padding, without, padding on the left, and what may be None.
 
     Args:
         function: takes the exercise's arguments by place.
@@ -348,14 +348,23 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
     exercise = find(getattr(function, "__name__", "?") if name is None else name)
     model = copy.deepcopy(reference(exercise.checkpoint))  # whatever the function does to it
     padded = some_inputs(bert_of(model))
-    alone = {key: tensor[:1] for key, tensor in padded.items()}
-    left = {key: tensor.flip(1) for key, tensor in padded.items()}
-    first = diagnose(function, model, padded, part=exercise.name)
-    for inputs in (alone, left):
-        found = diagnose(function, model, inputs, part=exercise.name) if first.healthy else first
-        if not found.healthy:
-            return found
-    return first
+    batches = [
+        {key: tensor[:1] for key, tensor in padded.items()},
+        {key: tensor.flip(1) for key, tensor in padded.items()},
+    ]
+    parameters = PARTS[exercise.name].parameters
+    ids = padded["input_ids"]
+    if "token_type_ids" in parameters:
+        batches.append({"input_ids": ids})
+    if "position_ids" in parameters:
+        batches.append({"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).flip(0)[None]})
+    found = first = diagnose(function, model, padded, part=exercise.name)
+    for inputs in batches:
+        if found.healthy:
+            found = diagnose(function, model, inputs, part=exercise.name)
+    if found.healthy and "dtype" in parameters:
+        found = diagnose(function, model.half(), padded, part=exercise.name)
+    return first if found.healthy else found
 
 
 @functools.cache

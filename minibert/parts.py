@@ -194,7 +194,9 @@ def _call_word(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
 
 def _call_layers(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
     states = out.hidden_states
-    return None if states is None or len(states) < 5 else function(states)
+    if states is None or len(states) < 5:
+        return None
+    return torch.stack([function(states), function(states[:-1])])  # a layer with a fixed number is another one there
 
 
 def _call_cosine(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:

@@ -42,8 +42,11 @@ ORACLES: dict[str, Callable[[Values, Values], Tensor]] = {
     "cosine_similarity": sklearn_cosine,
     "masked_loss": masked_loss,
     "word_vector": lambda values, _: values["last_hidden_state"][0, 1:-1],
-    "second_to_last": lambda values, _: values["hidden_states[3]"],
-    "sum_of_last_four": lambda values, _: sum(values[f"hidden_states[{layer}]"] for layer in (1, 2, 3, 4)),
+    # of all five hidden states, and of the first four
+    "second_to_last": lambda values, _: torch.stack([values["hidden_states[3]"], values["hidden_states[2]"]]),
+    "sum_of_last_four": lambda values, _: torch.stack(
+        [sum(values[f"hidden_states[{first + layer}]"] for layer in range(4)) for first in (1, 0)]
+    ),
 }
 
 

@@ -219,8 +219,8 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     ],
     "second_to_last": [
         ("return hidden_states[-1]", "last layer for the second-to-last"),
-        ("return hidden_states[4]", "embeddings not counted"),
-        ("return hidden_states[len(hidden_states) - 1]", "last layer for the second-to-last"),
+        ("return hidden_states[4]", "a fixed layer number, and too early"),
+        ("return hidden_states[5]", "a fixed layer number"),
     ],
     "sum_of_last_four": [
         ("return sum(hidden_states[:4])", "first four layers"),
@@ -270,9 +270,9 @@ RIGHT = [
     (
         "embeddings",
         "shape = input_ids.shape\n"
-        "places = torch.arange(shape[1]).unsqueeze(0).expand(shape)\n"
+        "places = torch.arange(shape[1]).unsqueeze(0).expand(shape) if position_ids is None else position_ids\n"
         "words = self.word_embeddings(input_ids)\n"
-        "words += self.token_type_embeddings(token_type_ids)\n"
+        "words += self.token_type_embeddings(torch.zeros(shape).long() if token_type_ids is None else token_type_ids)\n"
         "return self.norm(words + self.position_embeddings(places))",
     ),
     ("pooler", "return torch.tanh(self.dense(hidden))[:, 0]"),
@@ -317,6 +317,42 @@ NEARLY = [
         "return self.encoder(hidden, additive_mask(attention_mask, hidden.dtype))[0]",
         "does not return the pooled vectors",
     ),
+    (
+        "embeddings",
+        "ids = torch.ones_like(input_ids) if token_type_ids is None else token_type_ids\n"
+        "places = torch.arange(input_ids.shape[1]) if position_ids is None else position_ids\n"
+        "words = self.word_embeddings(input_ids) + self.token_type_embeddings(ids)\n"
+        "return self.norm(words + self.position_embeddings(places))",
+        "segment ids all 1",
+    ),
+    (
+        "embeddings",
+        "if token_type_ids is None: token_type_ids = torch.zeros_like(input_ids)\n"
+        "words = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)\n"
+        "return self.norm(words + self.position_embeddings(torch.arange(input_ids.shape[1])))",
+        "The first value that differs is embeddings.position_embeddings",
+    ),
+    (
+        "embeddings",
+        "words = self.word_embeddings(input_ids) + self.token_type_embeddings(torch.zeros_like(input_ids))\n"
+        "return self.norm(words + self.position_embeddings(torch.arange(input_ids.shape[1])))",
+        "segment ids all 0",
+    ),
+    (
+        "bert",
+        "hidden = self.embeddings(input_ids, token_type_ids)\n"
+        "mask = (1 - attention_mask[:, None, None].float()) * torch.finfo(torch.float32).min\n"
+        "hidden = self.encoder(hidden, mask)[0]\n"
+        "return hidden, self.pooler(hidden)",
+        "fails: TypeError",
+    ),
+    (
+        "additive_mask",
+        "return (1 - attention_mask[:, None, None].float()) * torch.finfo(torch.float32).min",
+        "numbers of torch.float32; they should be of torch.float16",
+    ),
+    ("layer_norm", "return F.layer_norm(x, weight.shape, weight, None, eps)", "norm bias dropped"),
+    ("cosine_similarity", "return F.normalize(a, dim=-1) @ b.T", "one vector's length forgotten"),
     ("gelu", "exit()", "fails: SystemExit"),
     ("gelu", "return F.gelu(x), x", "a tuple of 2, where one tensor is asked for"),
     ("gelu", "return F.gelu(x).half()", "numbers of torch.float16; they should be of torch.float32"),
