@@ -123,7 +123,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "layer_norm",
-            "LayerNorm over the last axis (Ba et al. 2016, equation 4), from elementary operations.",
+            "LayerNorm over the last axis (Ba et al. 2016, equations 3 and 4), from elementary operations.",
             "x (…, D), weight (D), bias (D), eps a number → (…, D)",
             (
                 "Each token's vector gets the mean 0 and the variance 1; then weight and bias.",
@@ -216,7 +216,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "pooler",
-            "The pooler: one vector for the whole text (BERT, section 3.1).",
+            "The pooler: one vector for the whole text (C in BERT, section 3).",
             "self has dense (D → D); hidden (B, S, D) → (B, D)",
             (
                 "It reads one token alone.",

@@ -107,7 +107,7 @@ def _method(kind: type[nn.Module], name: str, *parameters: str, inside: tuple[st
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm (Ba et al. 2016, equation 4), which model.py leaves to PyTorch."""
+    """LayerNorm (Ba et al. 2016, equations 3 and 4), which model.py leaves to PyTorch."""
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
