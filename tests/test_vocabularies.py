@@ -130,3 +130,12 @@ def test_the_settings_change_what_they_say(data: Callable[[str], Path], tmp_path
     assert tokenize("a中b", do_lower_case=False, tokenize_chinese_chars=False) == ["a", "##中", "##b"]
     assert tokenize("x [unused1] y", do_lower_case=False) == ["x", "[", "unused", "##1", "]", "y"]
     assert tokenize("x [unused1] y", do_lower_case=False, never_split=["[unused1]"]) == ["x", "[unused1]", "y"]
+
+
+@pytest.mark.parametrize("pair", ["multilingual cased"], indirect=True)
+def test_what_lesson_5_quotes(pair: tuple) -> None:
+    lesson = Path(__file__).parent.parent / "notebooks" / "05_layers_as_features.ipynb"
+    text = "Mao Zhedong believes the peasants are taken advantage of by capitalists "
+    quoted = " ".join(pair[0].tokenize(text))
+    assert quoted == "Mao Z ##hed ##ong believes the pe ##asan ##ts are taken advantage of by capital ##ists"
+    assert all(each in lesson.read_text(encoding="utf-8") for each in (text, quoted))
