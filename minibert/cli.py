@@ -392,9 +392,9 @@ def check(name: str) -> None:
     """
     found = exercises.check(exercises.load(name), name)
     if not found.healthy:
-        click.echo(f"Not yet. {found}\nA hint: minibert exercise hint {name}")
+        click.echo(f"{found}\nA hint: minibert exercise hint {name}")
         sys.exit(1)
-    click.echo(f"Right. {found}\nOurs: minibert exercise solution {name}")
+    click.echo(f"{found}\nOurs: minibert exercise solution {name}")
 
 
 @exercise.command("hint")

@@ -29,9 +29,9 @@ DROPOUT = "dropout left on"
 SAME = 1e-8  # in float64, relative to the typical size of a value: below it is rounding, in whatever order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
-    """What was found; `print` it for a learner's words.
+    """What was found; shown or printed, it is in a learner's words.
 
     Args:
         verdict: "equal" to the last bit, "rounding", "bug" if a known mistake gives the student's numbers, "random" if
@@ -52,7 +52,7 @@ class Diagnosis:
     bugs: tuple[str, ...] = ()
     then: str | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.text
 
     @property
@@ -181,10 +181,11 @@ def _explain(
         amount = "as much as the lowest number of a mask"
     place = f"The first value that differs is {where}, by {amount}."
     if not best:
-        text = (
-            f"{place} No single known mistake gives these numbers. What was recorded before it agrees: compare the "
-            f"line that computes it with the one in model.py."
-        )
+        text = f"{place} No single known mistake gives these numbers. "
+        if where in PARTS:
+            text += "What it is given is right: look at what it takes from that, and over which axis."
+        else:
+            text += "What was recorded before it agrees: compare the line that computes it with the one in model.py."
         if isinstance(student, Pretrained):
             own = dict(student.named_parameters())
             others = [name for name, each in reference.named_parameters() if not torch.equal(own.get(name, each), each)]
@@ -223,8 +224,9 @@ def _watched(function: Function, name: str, shaped: bool = False) -> Function:
     part = PARTS[name]
 
     def call(*arguments: Any) -> Any:
-        named = zip(part.parameters, arguments, strict=False)
+        named = list(zip(part.parameters, arguments, strict=False))
         tensors = [(key, each) for key, each in named if isinstance(each, Tensor)]
+        lists = [(key, each, list(each)) for key, each in named if isinstance(each, list)]
         shapes = ", ".join(f"{key} {tuple(each.shape)}" for key, each in tensors)
         versions = [_version(each) for _, each in tensors]
         try:
@@ -238,6 +240,11 @@ def _watched(function: Function, name: str, shaped: bool = False) -> Function:
                 raise _BrokenError(
                     f"{name} changes its argument {key} in place, which whoever called it still needs: "
                     f"write {key} = {key} + …, not {key} += …."
+                )
+        for key, own, before in lists:
+            if own != before:
+                raise _BrokenError(
+                    f"{name} changes the list {key}, which whoever called it still needs: make another, [*{key}, …]."
                 )
         if shaped:
             expected = part.ours(*arguments)
@@ -271,7 +278,7 @@ def _form(given: Any, expected: Any) -> str:
     if expected is None:
         return ""
     if not isinstance(given, Tensor):
-        return "nothing: is there a return?" if given is None else f"{type(given).__name__}, not a tensor"
+        return "nothing (is there a return?)" if given is None else f"{type(given).__name__}, not a tensor"
     if given.shape != expected.shape:
         return f"the shape {tuple(given.shape)}; it should be {tuple(expected.shape)}"
     if given.dtype != expected.dtype:

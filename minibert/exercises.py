@@ -15,7 +15,7 @@ import difflib
 import functools
 import inspect
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -318,9 +318,9 @@ def find(name: str) -> Exercise:
         ExerciseError: there is none; the message has names that are close.
     """
     if name not in EXERCISES:
-        close = difflib.get_close_matches(name, EXERCISES, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else "minibert exercise list shows all"
-        raise ExerciseError(f"there is no exercise {name!r}: {hint}")
+        close = difflib.get_close_matches(str(name), EXERCISES, n=2)
+        meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(EXERCISES)}"
+        raise ExerciseError(f"there is no exercise {name!r}: {meant}")
     return EXERCISES[name]
 
 
@@ -345,6 +345,8 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
     Raises:
         ExerciseError: there is no such exercise. What is wrong with the function is in what is returned.
     """
+    if not callable(function):
+        raise ExerciseError(f"check takes the function itself, and then the exercise's name; not {function!r} first")
     exercise = find(getattr(function, "__name__", "?") if name is None else name)
     model = copy.deepcopy(reference(exercise.checkpoint))  # whatever the function does to it
     padded = some_inputs(bert_of(model))
@@ -364,7 +366,8 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
             found = diagnose(function, model, inputs, part=exercise.name)
     if found.healthy and "dtype" in parameters:
         found = diagnose(function, model.half(), padded, part=exercise.name)
-    return first if found.healthy else found
+    found = first if found.healthy else found
+    return replace(found, text=f"{'Right' if found.healthy else 'Not yet'}. {found}")
 
 
 @functools.cache

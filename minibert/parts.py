@@ -189,7 +189,7 @@ def _call_mean(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | 
 def _call_word(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
     hidden = out.last_hidden_state[0]
     pieces = ["a" * number for number in range(len(hidden) - 2, 0, -1)]  # between [CLS] and [SEP]; each in those before
-    return torch.stack([function(hidden, pieces, piece) for piece in pieces])
+    return torch.stack([function(hidden, pieces, piece) for piece in tuple(pieces)])  # a list that grows has no end
 
 
 def _call_layers(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
@@ -200,7 +200,7 @@ def _call_layers(function: Function, out: BertOutput, inputs: Inputs) -> Tensor 
 
 
 def _call_cosine(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
-    return function(out.last_hidden_state[0], out.last_hidden_state[-1])
+    return function(out.last_hidden_state[0], out.last_hidden_state[-1, 1:])  # not as many: (N, M) is not (M, N)
 
 
 def _call_loss(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:

@@ -200,8 +200,10 @@ def _numbers(values: Any, dimensions: int) -> Tensor:
 
 
 def _fits(values: Tensor, labels: tuple[Sequence[str], Sequence[str]]) -> None:
-    if tuple(values.shape) != (len(labels[0]), len(labels[1])):
-        raise InputError(f"the values are {tuple(values.shape)}, the labels {len(labels[0])} and {len(labels[1])}")
+    for kind, count, names in zip(("rows", "columns"), values.shape, labels, strict=True):
+        if isinstance(names, str) or len(names) != count:
+            given = f"the text {names!r}" if isinstance(names, str) else f"{len(names)} labels"
+            raise InputError(f"{count} {kind} need a list of {count} labels, not {given}")
 
 
 def _new(width: float, height: float) -> tuple[Picture, Axes]:

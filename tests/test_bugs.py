@@ -24,7 +24,7 @@ def st_mean(values: Values, inputs: Values) -> Tensor:
 
 
 def sklearn_cosine(values: Values, inputs: Values) -> Tensor:
-    first, last = values["last_hidden_state"][0], values["last_hidden_state"][-1]
+    first, last = values["last_hidden_state"][0], values["last_hidden_state"][-1, 1:]
     return torch.from_numpy(sklearn.metrics.pairwise.cosine_similarity(first, last))
 
 

@@ -353,6 +353,8 @@ NEARLY = [
     ),
     ("layer_norm", "return F.layer_norm(x, weight.shape, weight, None, eps)", "norm bias dropped"),
     ("cosine_similarity", "return F.normalize(a, dim=-1) @ b.T", "one vector's length forgotten"),
+    ("word_vector", "pieces.append('[SEP]')\nreturn hidden[pieces.index(word) + 1]", "changes the list pieces"),
+    ("word_vector", "pieces.insert(0, '[CLS]')\nreturn hidden[pieces.index(word)]", "changes the list pieces"),
     ("gelu", "exit()", "fails: SystemExit"),
     ("gelu", "return F.gelu(x), x", "a tuple of 2, where one tensor is asked for"),
     ("gelu", "return F.gelu(x).half()", "numbers of torch.float16; they should be of torch.float32"),
@@ -423,7 +425,7 @@ def test_no_such_exercise(here: Path) -> None:
         assert result.exit_code == 1
         assert result.output == "Error: there is no exercise 'meanpool': did you mean mean_pool?\n"
     assert "there is no gelu.py yet: minibert exercise start gelu" in run("check", "gelu").output
-    with pytest.raises(ExerciseError, match="minibert exercise list shows all"):
+    with pytest.raises(ExerciseError, match="there are embeddings, gelu"):
         check(lambda x: x)
 
 

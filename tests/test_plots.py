@@ -67,12 +67,13 @@ def test_the_same_picture_is_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     "draw, message",
     [
-        (lambda: plot_matrix(torch.eye(2), ["a"]), r"the values are \(2, 2\), the labels 1 and 1"),
+        (lambda: plot_matrix(torch.eye(2), ["a"]), "2 rows need a list of 2 labels, not 1 labels"),
+        (lambda: plot_matrix(torch.eye(2), "ab"), "2 rows need a list of 2 labels, not the text .ab."),
         (
             lambda: plot_matrix(torch.ones(2), ["a", "b"]),
             r"2 axes of numbers are needed .* the shape is \(2,\)",
         ),
-        (lambda: plot_attention(torch.ones(2, 3, 3), "abc", head=2), "no head 2: they are numbered from 0 to 1"),
+        (lambda: plot_attention(torch.ones(2, 3, 3), list("abc"), head=2), "no head 2: they are numbered from 0 to 1"),
         (lambda: plot_attention(torch.ones(2, 2, 3, 3), "abc"), "3 axes of numbers"),
         (lambda: plot_layers({}), "1 to 8 lines of one length are needed; they are 0"),
         (lambda: plot_layers({"a": [1, 2], "b": [1]}), r"they are 2, of \[1, 2\]"),
