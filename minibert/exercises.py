@@ -336,7 +336,9 @@ def hint(name: str, step: int = 1) -> str:
 
 
 def check(function: Function, name: str | None = None) -> Diagnosis:
-    """Is a function right, in the place of ours? With padding, without, padding on the left, and what may be None.
+    """Is a function right, in the place of ours? It is tried with padding on either side and without.
+
+    What may be None is left out once, places are given once, and what takes a dtype is tried in float16 as well.
 
     Args:
         function: takes the exercise's arguments by place.
