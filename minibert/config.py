@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from minibert.checkpoints.json_files import read_object
 from minibert.errors import ConfigError
-from minibert.json_files import read_object
 
 # Far above any published BERT, far below what a machine can hold: a damaged or hostile config is refused before it
 # can ask for memory.

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibert import weights
-from minibert.checkpoint import CONFIG_FILE, Pretrained, usual_name
+from minibert.checkpoints import layout, weights
+from minibert.checkpoints.json_files import read_object
+from minibert.checkpoints.loading import Pretrained, usual_name
 from minibert.config import BertConfig, choose
 from minibert.errors import ConfigError, InputError
-from minibert.json_files import read_object
 from minibert.model import ACTIVATIONS, BertModel, BertOutput
 
 
@@ -360,7 +360,7 @@ def model_class(folder: Path) -> type[Pretrained]:
     Raises:
         CheckpointNotFoundError, ConfigError, CheckpointError: as `from_pretrained` does.
     """
-    fields = read_object(folder / CONFIG_FILE, ConfigError)
+    fields = read_object(folder / layout.CONFIG, ConfigError)
     parts = {usual_name(name).rpartition(".")[0] for name in weights.read(folder)[1]}
     words, follows = "cls.predictions" in parts, "cls.seq_relationship" in parts
     if words or follows:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibert.checkpoint import Pretrained
+from minibert.checkpoints.loading import Pretrained
 from minibert.config import BertConfig, choose
 from minibert.inputs import check_inputs
 from minibert.relative import RelativePositions

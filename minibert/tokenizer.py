@@ -18,7 +18,8 @@ import torch
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
-from minibert import store
+from minibert.checkpoints import layout, store
+from minibert.checkpoints.json_files import read_object
 from minibert.errors import (
     CheckpointNotFoundError,
     DoubledTokensWarning,
@@ -28,9 +29,8 @@ from minibert.errors import (
     TokenizerError,
     warn,
 )
-from minibert.json_files import read_object
 
-FILES = (*store.TOKENIZER_FILES, "config.json")
+FILES = (*layout.TOKENIZER, layout.CONFIG)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 Text = str | tuple[str, str]  # one text, or a pair of texts

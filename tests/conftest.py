@@ -11,7 +11,8 @@ import torch
 import transformers
 from hypothesis import settings
 
-from minibert import BertConfig, BertModel, BertTokenizer, store
+from minibert import BertConfig, BertModel, BertTokenizer
+from minibert.checkpoints import store
 
 transformers.utils.logging.disable_progress_bar()
 settings.register_profile("minibert", deadline=None, derandomize=True)

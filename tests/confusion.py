@@ -9,13 +9,13 @@ once from the hidden states alone, or the logits. LayerNorm's eps is 0.001, larg
 from collections.abc import Callable
 from typing import Any
 
-from test_diagnose import subject
+from support.models import subject
 from torch import Tensor
 
-from minibert.bugs import BUGS
-from minibert.checkpoint import Pretrained
-from minibert.diagnose import Diagnosis, diagnose
-from minibert.parts import PARTS
+from minibert.checkpoints.loading import Pretrained
+from minibert.teaching.bugs import BUGS
+from minibert.teaching.diagnosis import Diagnosis, diagnose
+from minibert.teaching.parts import PARTS
 
 
 def black_box(model: Pretrained) -> Callable[..., Any]:

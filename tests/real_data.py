@@ -8,7 +8,7 @@ import shutil
 import struct
 from pathlib import Path
 
-from minibert import store
+from minibert.checkpoints import store
 
 DATA = {
     "paraphrase-MiniLM-L3-v2": store.Checkpoint(

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_real_checkpoint import SIX
+from support.texts import SIX
 from torch import nn
 
 from minibert import BertConfig, BertModel, SentenceEncoder
 from minibert.fast import FastBert
 from minibert.model import ACTIVATIONS
-from minibert.modules import Dense, Normalize, Recipe
-from minibert.pooling import POOLING
+from minibert.sentences.recipe import Dense, Normalize, Recipe
+from minibert.vectors.pooling import POOLING
 
 SIZES = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
 TEXTS = [" ".join(SIX[: number % 6 + 1])[: 7 * number] for number in range(1, 60, 3)]

@@ -1,85 +1,16 @@
 """Every head beside its counterpart in transformers: outputs and losses bit for bit, gradients in float64."""
 
 import dataclasses
-from typing import Any
 
 import pytest
 import torch
 import transformers
-from test_ladder import SMALL
-from torch import Tensor, nn
+from support.heads import CASES, CHOICES, CONFIG, INPUTS, MASK, WORDS, B, S, ids, twins
 
 import minibert
-from minibert.checkpoint import Pretrained, checkpoint_name, parameter_name
+from minibert.checkpoints import weights
+from minibert.checkpoints.loading import checkpoint_name
 from minibert.errors import ConfigError, InputError
-
-CONFIG = dataclasses.replace(SMALL, num_labels=3, id2label=("O", "PER", "LOC"))
-B, S, N = 3, 7, 4  # rows, tokens, choices
-DRAW = torch.Generator().manual_seed(5)
-
-
-def ids(*shape: int, below: int = CONFIG.vocab_size) -> Tensor:
-    return torch.randint(below, shape, generator=DRAW)
-
-
-MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0]])
-INPUTS = {"input_ids": ids(B, S), "attention_mask": MASK, "token_type_ids": ids(B, S, below=2)}
-CHOICES = {"input_ids": ids(2, N, S), "attention_mask": ids(2, N, S, below=2).index_fill(2, torch.tensor(0), 1)}
-WORDS = ids(B, S).masked_fill(ids(B, S, below=2) == 0, -100)
-FOLLOWS = torch.tensor([0, 1, 1])
-ONE_LABEL = {"id2label": ("score",)}
-
-# What to call it, the class, its inputs and labels, and changes to the config.
-CASES: dict[str, tuple[str, dict[str, Tensor], dict[str, Any]]] = {
-    "pretraining": (
-        "BertForPreTraining",
-        {**INPUTS, "labels": WORDS, "next_sentence_label": FOLLOWS},
-        {},
-    ),
-    "masked words": ("BertForMaskedLM", {**INPUTS, "labels": WORDS}, {}),
-    "masked words, tanh GELU": ("BertForMaskedLM", {**INPUTS, "labels": WORDS}, {"hidden_act": "gelu_new"}),
-    "next sentence": ("BertForNextSentencePrediction", {**INPUTS, "labels": FOLLOWS}, {}),
-    "a class": ("BertForSequenceClassification", {**INPUTS, "labels": torch.tensor([2, 0, 1])}, {}),
-    "several classes": ("BertForSequenceClassification", {**INPUTS, "labels": ids(B, 3, below=2).float()}, {}),
-    "a number": ("BertForSequenceClassification", {**INPUTS, "labels": torch.tensor([0.5, -1, 2])}, ONE_LABEL),
-    "numbers": (
-        "BertForSequenceClassification",
-        {**INPUTS, "labels": torch.randn(B, 3, generator=DRAW)},
-        {"problem_type": "regression"},
-    ),
-    "a class, named as such": (
-        "BertForSequenceClassification",
-        {**INPUTS, "labels": torch.tensor([2, 0, 1])},
-        {"problem_type": "single_label_classification", "classifier_dropout": 0.4},
-    ),
-    "a class per token": (
-        "BertForTokenClassification",
-        {**INPUTS, "labels": ids(B, S, below=3).masked_fill(MASK == 0, -100)},
-        {},
-    ),
-    "an answer": (
-        "BertForQuestionAnswering",
-        {**INPUTS, "start_positions": torch.tensor([1, 9, 0]), "end_positions": torch.tensor([3, 9, 1])},
-        {"id2label": ("start", "end")},
-    ),
-    "a choice": ("BertForMultipleChoice", {**CHOICES, "labels": torch.tensor([3, 0])}, {}),
-}
-
-
-def twins(case: str, attention: str, dtype: torch.dtype = torch.float32) -> tuple[Pretrained, nn.Module, dict]:
-    name, inputs, changes = CASES[case]
-    config = dataclasses.replace(CONFIG, **{**changes, "num_labels": len(changes.get("id2label", CONFIG.id2label))})
-    theirs = getattr(transformers, name)(transformers.BertConfig(**config.to_dict(), attn_implementation=attention))
-    theirs = theirs.to(dtype).eval()
-    generator = torch.Generator().manual_seed(0)
-    for key, parameter in theirs.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
-        parameter.data = (1 if key.endswith("LayerNorm.weight") else 0) + 0.3 * noise
-    theirs.tie_weights()
-    ours = getattr(minibert, name)(config, attention=attention).to(dtype).eval()
-    ours.load_state_dict({parameter_name(key): value for key, value in theirs.named_parameters()})
-    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
-    return ours, theirs, inputs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -136,7 +67,7 @@ def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
     logits.loss.backward()
     torch.optim.SGD(model.parameters(), lr=1.0).step()
     model.save_pretrained(tmp_path)
-    assert "cls.predictions.decoder.weight" not in dict(minibert.weights.read(tmp_path)[1])
+    assert "cls.predictions.decoder.weight" not in dict(weights.read(tmp_path)[1])
     again = minibert.BertForMaskedLM.from_pretrained(tmp_path)
     theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path)
     assert theirs.cls.predictions.decoder.weight is theirs.bert.embeddings.word_embeddings.weight

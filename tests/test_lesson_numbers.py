@@ -11,7 +11,7 @@ import scipy.spatial.distance
 import sklearn.metrics.pairwise
 import torch
 import transformers
-from test_real_checkpoint import SIX
+from support.texts import SIX
 from torch import Tensor
 
 from minibert import (
@@ -25,10 +25,10 @@ from minibert import (
     mean_pool,
     semantic_search,
 )
-from minibert.demo import BANKS, FLIES
+from minibert.cli.demo import BANKS, FLIES
 from minibert.errors import DoubledTokensWarning, PoolingError, TextTypeError
-from minibert.static import StaticVectors
-from minibert.words import layer_similarity, static_word_embedding
+from minibert.vectors.static import StaticVectors
+from minibert.vectors.words import layer_similarity, static_word_embedding
 
 SOUP, JUICE, _ = FLIES
 PEASANTS = "Mao Zhedong believes the peasants are taken advantage of by capitalists "

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from minibert import BertConfig, BertModel
-from minibert.exercises import EXERCISES
+from minibert.teaching.exercises import EXERCISES
 
 each_lesson = pytest.mark.parametrize("lesson", lessons.LESSONS, ids=lambda lesson: lesson.stem)
 

@@ -35,9 +35,10 @@ import transformers
 from torch import Tensor, nn
 
 import minibert
-from minibert import BertConfig, BertModel, BertTokenizer, SentenceEncoder, mean_pool, store
-from minibert.batches import by_length
+from minibert import BertConfig, BertModel, BertTokenizer, SentenceEncoder, mean_pool
+from minibert.checkpoints import layout, store
 from minibert.model import eager_attention
+from minibert.vectors.batches import by_length
 
 warnings.simplefilter("ignore")
 transformers.utils.logging.disable_progress_bar()
@@ -379,7 +380,7 @@ def main() -> None:
             Row("(f) peak memory against transformers", ratio(f, "peak", *PAIR), "≤", 0.7),
         ]
         if not quick:
-            for file in store.TOKENIZER_FILES:
+            for file in layout.TOKENIZER:
                 if (folder / file).is_file():
                     (Path(base) / file).write_bytes((folder / file).read_bytes())
             large: dict[str, Encode] = {

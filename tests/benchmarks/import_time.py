@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from minibert import store
+from minibert.checkpoints import store
 
 LOAD = f"model = BertModel.from_pretrained({store.DEFAULT!r}); model(torch.tensor([[101, 7592, 2088, 102]]))"
 COMMANDS = {

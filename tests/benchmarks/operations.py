@@ -9,9 +9,10 @@ import torch
 from bench import needed_flops, paragraphs, peak_flops
 from torch.profiler import ProfilerActivity, profile
 
-from minibert import SentenceEncoder, store
-from minibert.batches import by_length
+from minibert import SentenceEncoder
+from minibert.checkpoints import store
 from minibert.fast import FastBert
+from minibert.vectors.batches import by_length
 
 NAMES = {
     "matrix products": ("addmm", "mm", "linear_pointwise"),

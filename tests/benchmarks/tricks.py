@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from bench import paragraphs
 from torch import Tensor
 
-from minibert import BertModel, SentenceEncoder, fast, store
-from minibert.batches import by_length
+from minibert import BertModel, SentenceEncoder, fast
+from minibert.checkpoints import store
 from minibert.fast import Buckets, FastBert, FastLayer, Product
+from minibert.vectors.batches import by_length
 
 
 class Variant(FastLayer):

@@ -1,0 +1,12 @@
+"""Where did mine go wrong?
+
+`parts` are the functions of a BERT that a student's can replace, `bugs` the mistakes that people make; `diagnosis`
+finds the first value that differs and names the mistake that explains it, and `exercises` ask for each part.
+"""
+
+from minibert.teaching.bugs import BUGS
+from minibert.teaching.diagnosis import Diagnosis, diagnose
+from minibert.teaching.exercises import EXERCISES, check, hint
+from minibert.teaching.parts import PARTS
+
+__all__ = ["BUGS", "EXERCISES", "PARTS", "Diagnosis", "check", "diagnose", "hint"]

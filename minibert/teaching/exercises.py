@@ -1,0 +1,431 @@
+"""Can I write it myself?
+
+    minibert exercise start attention       writes attention.py, with a function that is not written yet
+    minibert exercise check attention       says whether it is right, and if not, what went wrong
+
+or in a notebook, for a function `attention`: `print(check(attention))`, and `hint("attention")`.
+
+One exercise for each part of a BERT, in the order in which they are best written. The checker is `diagnose`: the
+function computes in the place of ours, with the real weights, and what differs first is held against the known
+mistakes. The solution is the code of minibert itself.
+"""
+
+import copy
+import difflib
+import functools
+import inspect
+import textwrap
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import minibert
+from minibert.checkpoints import store
+from minibert.checkpoints.loading import Pretrained
+from minibert.errors import ExerciseError
+from minibert.heads import BertForMaskedLM
+from minibert.model import BertModel
+from minibert.teaching.diagnosis import Diagnosis, diagnose
+from minibert.teaching.parts import PARTS, Function, norms_of
+from minibert.trace.compare import example_inputs
+from minibert.trace.recording import bert_of
+
+SHAPES = "B texts, S tokens (T as keys), D hidden size, H heads of width W, F feed-forward size, V words, L layers"
+EPS = 1e-3  # the checkpoints' own, 1e-12, is so small that one could not see where it stands
+HEAD = "rxnfp/bert_pretrained"  # has the head for masked words
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One function to write.
+
+    Args:
+        name: of the function, and of the part that it takes the place of.
+        task: what to write, in a line.
+        shapes: what goes in and comes out, line by line.
+        hints: three, each saying more than the one before.
+        checkpoint: whose weights it is checked with.
+    """
+
+    name: str
+    task: str
+    shapes: str
+    hints: tuple[str, str, str]
+    checkpoint: str = store.DEFAULT
+
+    def stub(self) -> str:
+        """A file with the function, still to be written."""
+        return STUB.format(
+            name=self.name,
+            task=self.task,
+            letters=SHAPES,
+            parameters=", ".join(PARTS[self.name].parameters),
+            shapes=textwrap.indent(self.shapes, "    "),
+        )
+
+    def solution(self) -> str:
+        """The code of minibert that does it, and where it stands."""
+        ours = PARTS[self.name].ours
+        file = Path(inspect.getfile(ours))
+        lines, number = inspect.getsourcelines(ours)
+        place = file.relative_to(Path(minibert.__file__).parents[1]).as_posix()
+        return f"# {place}, line {number}\n\n{textwrap.dedent(''.join(lines))}"
+
+
+STUB = '''\
+"""{task}
+
+Write the function below, then run
+
+    minibert exercise check {name}
+    minibert exercise hint {name}
+
+{letters}.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def {name}({parameters}):
+    """{task}
+
+{shapes}
+    """
+    raise NotImplementedError
+'''
+
+
+EXERCISES: dict[str, Exercise] = {
+    exercise.name: exercise
+    for exercise in [
+        Exercise(
+            "embeddings",
+            "The sum of three embeddings, normalised (BERT, figure 2).",
+            "self has word_embeddings, token_type_embeddings, position_embeddings, norm and dropout.\n"
+            "input_ids (B, S), token_type_ids (B, S) or None: all 0, position_ids or None: 0, 1, 2, … → (B, S, D)",
+            (
+                "Every token has three vectors: of its word, of its segment, of its place.",
+                "torch.zeros_like(input_ids) and torch.arange(input_ids.shape[1]) stand in for what is None.",
+                "Add the three vectors, then self.norm, then self.dropout.",
+            ),
+        ),
+        Exercise(
+            "gelu",
+            "GELU, x·Φ(x), with the error function (Hendrycks & Gimpel 2016).",
+            "x (…) → (…)",
+            (
+                "Φ is the distribution function of the normal distribution: how likely is a value below x?",
+                "Φ(x) = (1 + erf(x / √2)) / 2",
+                "torch.erf is the error function, math.sqrt(2.0) the root. Not the approximation with tanh.",
+            ),
+        ),
+        Exercise(
+            "layer_norm",
+            "LayerNorm over the last axis (Ba et al. 2016, equations 3 and 4), from elementary operations.",
+            "x (…, D), weight (D), bias (D), eps a number → (…, D)",
+            (
+                "Each token's vector gets the mean 0 and the variance 1; then weight and bias.",
+                "mean and variance over the last axis, keepdim=True; the variance divides by D, not by D − 1.",
+                "(x − mean) / √(variance + eps) · weight + bias: eps is inside the root.",
+            ),
+        ),
+        Exercise(
+            "additive_mask",
+            "From 1 and 0 to what is added to the scores.",
+            "attention_mask (B, T): 1 for a token, 0 for padding; dtype a floating-point type → (B, 1, 1, T)",
+            (
+                "The scores are (B, H, S, T). What has to be added to the score of a key that is to be ignored?",
+                "0 for a token, the lowest number of the dtype for padding: torch.finfo(dtype).min.",
+                "hidden = attention_mask[:, None, None, :] == 0; torch.zeros_like(hidden, dtype=dtype).masked_fill(…).",
+            ),
+        ),
+        Exercise(
+            "split_heads",
+            "The hidden dimensions cut into heads.",
+            "self has head_width; projected (B, S, D) → (B, H, S, W)",
+            (
+                "D = H·W: the first W numbers of each token are those of the first head.",
+                "projected.view(…) can cut the last axis in two; which order of axes does it give?",
+                "view as (B, S, H, W), then transpose(1, 2). A view straight to (B, H, S, W) mixes tokens and heads.",
+            ),
+        ),
+        Exercise(
+            "attention",
+            "Scaled dot-product attention: softmax(Q·Kᵀ / √W)·V (AIAYN, equation 1).",
+            "query (B, H, S, W), key and value (B, H, T, W)\n"
+            "mask (B, 1, 1, T), to be added to the scores, or None: nothing to hide → (B, H, S, W)",
+            (
+                "The score of a query and a key is their dot product. Which matrix product forms all of them?",
+                "query @ key.transpose(2, 3) is (B, H, S, T). Divide by √W, add the mask, and only then the softmax.",
+                "Each query's weights over the keys sum to 1: torch.softmax(scores, dim=-1). Then @ value.",
+            ),
+        ),
+        Exercise(
+            "merge_heads",
+            "The heads put together again.",
+            "context (B, H, S, W) → (B, S, D)",
+            (
+                "It takes split_heads back.",
+                "First the axes: (B, H, S, W) → (B, S, H, W), then the last two become one.",
+                "transpose(1, 2), then flatten(2).",
+            ),
+        ),
+        Exercise(
+            "self_attention",
+            "A whole attention module: project, split, attend, merge, project (AIAYN, section 3.2.2).",
+            "self has query, key, value, output, split_heads and merge_heads\n"
+            "hidden (B, S, D), mask (B, 1, 1, S) or None → (B, S, D)",
+            (
+                "All of queries, keys and values are made from the same hidden states.",
+                "self.split_heads(self.query(hidden)), and so on; then the attention of the last exercise but one.",
+                "from minibert.model import eager_attention; it returns the context and the probabilities.",
+            ),
+        ),
+        Exercise(
+            "feed_forward",
+            "Two linear maps with GELU between (AIAYN, section 3.3).",
+            "self has expand (D → F) and contract (F → D); hidden (B, S, D) → (B, S, D)",
+            (
+                "Each token on its own: to more dimensions and back.",
+                "self.expand, then GELU, then self.contract.",
+                "F.gelu without approximate; ReLU is AIAYN's, GELU is BERT's.",
+            ),
+        ),
+        Exercise(
+            "layer",
+            "A layer: attention, then feed-forward, each added to its input and normalised (AIAYN, figure 1).",
+            "self has attention, attention_norm, feed_forward, feed_forward_norm and dropout\n"
+            "hidden (B, S, D), mask (B, 1, 1, S) or None → (B, S, D)",
+            (
+                "Twice the same form: norm(x + sublayer(x)).",
+                "self.attention(hidden, mask) returns two things; the first is what it computed.",
+                "The second x is what the first norm returned, not the layer's input.",
+            ),
+        ),
+        Exercise(
+            "encoder",
+            "The layers, one after the other.",
+            "self has layers; hidden (B, S, D), mask (B, 1, 1, S) or None → (B, S, D)",
+            (
+                "Each layer reads what the one before it wrote.",
+                "A loop over self.layers; layer(hidden, mask) returns two things.",
+                "hidden, _ = layer(hidden, mask)",
+            ),
+        ),
+        Exercise(
+            "pooler",
+            "The pooler: one vector for the whole text (C in BERT, section 3).",
+            "self has dense (D → D); hidden (B, S, D) → (B, D)",
+            (
+                "It reads one token alone.",
+                "The token is [CLS], hidden[:, 0].",
+                "self.dense, and then tanh.",
+            ),
+        ),
+        Exercise(
+            "bert",
+            "The whole model, from its parts.",
+            "self has embeddings, encoder and pooler\n"
+            "input_ids, attention_mask, token_type_ids (B, S), the last two may be None\n"
+            "→ hidden states (B, S, D), pooled (B, D)",
+            (
+                "Embeddings, mask, encoder, pooler, in this order.",
+                "from minibert.model import additive_mask: additive_mask(attention_mask, hidden.dtype).",
+                "self.encoder(hidden, mask) returns three things; the first is the last layer's output.",
+            ),
+        ),
+        Exercise(
+            "masked_lm",
+            "The head for masked words: a score for every word at every place (BERT, section 3.1, task 1).",
+            "self has dense, activation, norm and bias; hidden (B, S, D), word_embeddings (V, D) → (B, S, V)",
+            (
+                "First a transform, then a dot product with the vector of every word.",
+                "dense, activation, norm; then the table, then the bias.",
+                "F.linear(transformed, word_embeddings, self.bias) is transformed @ word_embeddings.T + bias.",
+            ),
+            HEAD,
+        ),
+        Exercise(
+            "masked_loss",
+            "The loss of masked words: cross entropy, averaged over the masked places.",
+            "logits (B, S, V), labels (B, S): the right word, or −100 where nothing is masked → ()",
+            (
+                "The loss of a place is −log of the probability of the right word.",
+                "F.cross_entropy wants (N, V) and (N), and has an argument for labels to be passed over.",
+                "logits.flatten(0, 1), labels.flatten(), ignore_index=-100; no softmax before it.",
+            ),
+        ),
+        Exercise(
+            "word_vector",
+            "The hidden state of a word that is one token.",
+            "hidden (S, D), of [CLS], the pieces and [SEP]; pieces a list of strings, word one of them → (D)",
+            (
+                "Where is the word in pieces, and where in hidden?",
+                "pieces.index(word) counts from the first piece.",
+                "[CLS] is before the first piece.",
+            ),
+        ),
+        Exercise(
+            "second_to_last",
+            "The second-to-last layer.",
+            "hidden_states: L + 1 of (B, S, D), first the embeddings, then each layer's output → (B, S, D)",
+            (
+                "Layer L is the last one.",
+                "hidden_states[0] are the embeddings, hidden_states[L] is the last layer.",
+                "Counted from the end it is the same for every L.",
+            ),
+        ),
+        Exercise(
+            "sum_of_last_four",
+            "The sum of the last four layers (BERT, section 5.3).",
+            "hidden_states: L + 1 of (B, S, D), first the embeddings, then each layer's output → (B, S, D)",
+            (
+                "The last layers are at the end of the list.",
+                "hidden_states[-4:]",
+                "torch.stack(…).sum(dim=0), or sum(…).",
+            ),
+        ),
+        Exercise(
+            "mean_pool",
+            "One vector per text: the mean of its tokens (Reimers & Gurevych 2019, section 3).",
+            "hidden (B, S, D), attention_mask (B, S): 1 for a token, 0 for padding → (B, D)",
+            (
+                "Padding has vectors too, and they are not zero.",
+                "Multiply by the mask, sum, divide by how many tokens there are.",
+                "mask = attention_mask[:, :, None]; the sum of mask over dim 1 is the number of tokens.",
+            ),
+        ),
+        Exercise(
+            "cosine_similarity",
+            "The cosine between every row of a and every row of b.",
+            "a (N, D), b (M, D) → (N, M)",
+            (
+                "The dot product of two vectors of length 1.",
+                "The length of a vector is the root of the sum of its squares, over the last axis.",
+                "F.normalize(a, dim=-1), or a / a.norm(dim=-1, keepdim=True); then a @ b.T.",
+            ),
+        ),
+    ]
+}
+
+
+def find(name: str) -> Exercise:
+    """The exercise of this name.
+
+    Raises:
+        ExerciseError: there is none; the message has names that are close.
+    """
+    if name not in EXERCISES:
+        close = difflib.get_close_matches(str(name), EXERCISES, n=2)
+        meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(EXERCISES)}"
+        raise ExerciseError(f"there is no exercise {name!r}: {meant}")
+    return EXERCISES[name]
+
+
+def hint(name: str, step: int = 1) -> str:
+    """A hint for an exercise, 1, 2 or 3, each saying more.
+
+    Raises:
+        ExerciseError: there is no such exercise, or no such hint.
+    """
+    if step not in (1, 2, 3):
+        raise ExerciseError(f"there are hints 1, 2 and 3 for {name}, not {step}")
+    return find(name).hints[step - 1]
+
+
+def check(function: Function, name: str | None = None) -> Diagnosis:
+    """Is a function right, in the place of ours? It is tried with padding on either side and without.
+
+    What may be None is left out once, places are given once, and what takes a dtype is tried in float16 as well.
+
+    Args:
+        function: takes the exercise's arguments by place.
+        name: the exercise; left out, the function's own name says it.
+
+    Raises:
+        ExerciseError: there is no such exercise. What is wrong with the function is in what is returned.
+    """
+    if not callable(function):
+        raise ExerciseError(f"check takes the function itself, and then the exercise's name; not {function!r} first")
+    exercise = find(getattr(function, "__name__", "?") if name is None else name)
+    model = copy.deepcopy(reference(exercise.checkpoint))  # whatever the function does to it
+    padded = example_inputs(bert_of(model))
+    batches = [
+        {key: tensor[:1] for key, tensor in padded.items()},
+        {key: tensor.flip(1) for key, tensor in padded.items()},
+    ]
+    parameters = PARTS[exercise.name].parameters
+    ids = padded["input_ids"]
+    if "token_type_ids" in parameters:
+        batches.append({"input_ids": ids})
+    if "position_ids" in parameters:
+        batches.append({"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).flip(0)[None]})
+    found = first = diagnose(function, model, padded, part=exercise.name)
+    for inputs in batches:
+        if found.healthy:
+            found = diagnose(function, model, inputs, part=exercise.name)
+    if found.healthy and "dtype" in parameters:
+        found = diagnose(function, model.half(), padded, part=exercise.name)
+    found = first if found.healthy else found
+    return replace(found, text=f"{'Right' if found.healthy else 'Not yet'}. {found}")
+
+
+@functools.cache
+def reference(checkpoint: str) -> Pretrained:
+    """The healthy model that functions are put into, with an eps and a bias of the pooler that can be seen."""
+    kind = BertForMaskedLM if checkpoint == HEAD else BertModel
+    model = kind.from_pretrained(checkpoint, attention="eager").requires_grad_(False)
+    for norm in norms_of(model):
+        norm.eps = EPS
+    if isinstance(model, BertModel) and model.pooler is not None:  # the checkpoint's is 0: one could leave it out
+        model.pooler.dense.bias.data = torch.linspace(-0.1, 0.1, model.config.hidden_size)
+    return model
+
+
+def start(name: str, folder: str | Path = ".") -> Path:
+    """Writes the stub of an exercise into a folder, and returns its path; a file that is there stays as it is.
+
+    Raises:
+        ExerciseError: there is no such exercise, or already a file.
+    """
+    exercise = find(name)
+    file = Path(folder) / f"{exercise.name}.py"
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(exercise.stub())
+    except FileExistsError:
+        raise ExerciseError(f"{file} is there already, and stays as it is: minibert exercise check {name}") from None
+    except OSError as error:
+        raise ExerciseError(f"{file} cannot be written: {error.strerror}") from None
+    return file
+
+
+def load(name: str, folder: str | Path = ".") -> Function:
+    """The function that was written in an exercise's file.
+
+    Raises:
+        ExerciseError: no exercise, no file, a file that does not run, or no such function in it.
+    """
+    exercise = find(name)
+    file = Path(folder) / f"{exercise.name}.py"
+    scope: dict[str, Any] = {"__name__": exercise.name, "__file__": str(file)}
+    try:
+        code = compile(file.read_bytes(), str(file), "exec")
+    except FileNotFoundError:
+        raise ExerciseError(f"there is no {file} yet: minibert exercise start {name}") from None
+    except (OSError, ValueError) as error:
+        raise ExerciseError(f"{file} cannot be read: {error}") from None
+    except SyntaxError as error:
+        raise ExerciseError(f"{file}, line {error.lineno}: {error.msg}") from None
+    try:
+        exec(code, scope)
+    except (Exception, SystemExit) as error:
+        raise ExerciseError(f"{file} does not run: {type(error).__name__}: {error}") from error
+    if not callable(scope.get(exercise.name)):
+        raise ExerciseError(f"{file} has no function {exercise.name}: it must begin with def {exercise.name}(")
+    return scope[exercise.name]

