@@ -28,7 +28,7 @@ def black_box(model: Pretrained) -> Callable[..., Any]:
 
 
 def words(found: Diagnosis, name: str) -> str:
-    if found.healthy:
+    if found.correct:
         return "not to be seen"
     if found.bugs == (name,):
         return "named" if found.verdict != "unknown" else "named as possible"
@@ -38,13 +38,13 @@ def words(found: Diagnosis, name: str) -> str:
 def main() -> None:
     rows, named = [], 0
     for bug in BUGS.values():
-        student, reference = subject(bug.first), subject(bug.first)
+        student, reference = subject(bug.shows_at), subject(bug.shows_at)
         with bug.applied(student):
             inside = words(diagnose(student, reference), bug.name)
             outside = words(diagnose(black_box(student), reference), bug.name)
         named += inside == "named"
-        outside = "not in the model" if bug.first in PARTS else outside
-        rows.append(f"| {bug.name} | {bug.first} | {inside} | {outside} |")
+        outside = "not in the model" if bug.shows_at in PARTS else outside
+        rows.append(f"| {bug.name} | {bug.shows_at} | {inside} | {outside} |")
     print("# Which mistake is named, for each that is made\n")
     print("Written by `python tests/confusion.py > tests/CONFUSION.md`. ", end="")
     print("“From inside”: every value can be seen; “from outside”: the hidden states alone, or the logits.\n")

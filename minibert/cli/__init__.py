@@ -391,7 +391,7 @@ def check(name: str) -> None:
       minibert exercise check attention
     """
     found = exercises.check(exercises.load(name), name)
-    if not found.healthy:
+    if not found.correct:
         click.echo(f"{found}\nA hint: minibert exercise hint {name}")
         sys.exit(1)
     click.echo(f"{found}\nOurs: minibert exercise solution {name}")

@@ -4,23 +4,26 @@
 
 A student's code and a reference compute the same inputs. The first value in which they differ shows where to look; and
 for every known mistake the reference is made to make it too: the one that gives the student's numbers is the one that
-the student made. Both compute in float64, where a mistake stays as large as it was and rounding all but disappears.
+the student made. Both compute in float64, where a mistake stays as large as it was and rounding all but disappears;
+what is left of rounding is measured on the reference.
 """
 
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minibert.checkpoints.loading import Pretrained
+from minibert.checks import check_one_of
 from minibert.errors import InputError, MinibertError
 from minibert.model import BertModel, BertOutput
-from minibert.teaching.bugs import BUGS
-from minibert.teaching.parts import PARTS, Function, Inputs, Part
+from minibert.teaching.bugs import BUGS, Bug
+from minibert.teaching.parts import PARTS, Function, Inputs, Part, replace_part
 from minibert.trace.compare import (
     Values,
     example_inputs,
@@ -28,43 +31,42 @@ from minibert.trace.compare import (
     in_float64,
     is_close,
     max_difference,
+    rounding_noise,
     typical_size,
 )
-from minibert.trace.recording import bert_of, edit, names_of, record
+from minibert.trace.recording import bert_in, edit, record, short_name, value_names
 
 DROPOUT = "dropout left on"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Diagnosis:
-    """What was found; shown or printed, it is in a learner's words.
+    """What was found. Shown or printed, it is in a learner's words; see `describe`."""
 
-    Args:
-        verdict: "equal" to the last bit, "rounding", "bug" if a known mistake gives the student's numbers, "random" if
-            two calls differ, "broken" if it gives no numbers at all, or "unknown".
-        where: the first value that differs, by its name in `recording`.
-        difference: how much, at most, in float64.
-        bugs: the mistakes that give the same numbers there, the most complete explanation first; for "unknown", those
-            that begin there and have other numbers each time.
-        then: the next value that differs from the reference with the first of these mistakes; None if that explains
-            everything.
-        text: all of it in words.
-    """
-
+    # "equal" to the last bit, "rounding", "bug" if a known mistake gives the student's numbers, "random" if two calls
+    # differ, "broken" if there is nothing to compare, or "unknown".
     verdict: str
-    text: str
-    where: str | None = None
-    difference: float = 0.0
+    first_difference: str | None = None  # the first value that differs, by its name in `record`
+    difference: float = 0.0  # how much it differs, at most, in float64; for "rounding", the largest of all
+    # The mistakes that give the same numbers there, the most complete explanation first; for "unknown", those that
+    # begin there and whose numbers are random.
     bugs: tuple[str, ...] = ()
-    then: str | None = None
-
-    def __repr__(self) -> str:
-        return self.text
+    next_difference: str | None = None  # the first value that would still differ with the first of these mistakes fixed
+    size: float = 0.0  # the typical size of the first value that differs
+    rounding: float = 0.0  # the largest difference in the precision of the reference
+    own_precision: bool = False  # the student's code computes in a precision of its own
+    changed_parameter: str | None = None  # the first parameter that is not the reference's
+    module: bool = False  # the student is a module in evaluation mode, and no function
+    problem: str = ""  # for "broken": what is wrong
+    opening: str = ""  # what the text begins with
 
     @property
-    def healthy(self) -> bool:
-        """Is it the same function?"""
+    def correct(self) -> bool:
+        """Whether it is the same function."""
         return self.verdict in ("equal", "rounding")
+
+    def __repr__(self) -> str:
+        return f"{self.opening} {describe(self)}".strip()
 
 
 def diagnose(
@@ -75,208 +77,438 @@ def diagnose(
     Args:
         student: a whole model with the reference's parameters: one that contains a `BertModel`, whose every value is
             compared, or any callable that takes the inputs and returns hidden states, as a tensor or as a `BertOutput`.
-            Or a function for one part, in the form that `parts.PARTS` says.
-        reference: the healthy model, a `BertModel` or one of the heads on it, in evaluation mode.
+            Or a function for one part, with the parameters that `PARTS` lists.
+        reference: the correct model, a `BertModel` or one of the heads on it, in evaluation mode.
         inputs: `input_ids`, `attention_mask` and `token_type_ids` as `BertModel` takes them; by default a few texts of
             random ids, with padding and a pair.
         part: which part a function stands for; left out, its own name says it.
 
     Raises:
-        InputError: a part that there is not, or that the reference does not have, or a reference that is none.
+        InputError: an unknown part, or one that the reference does not have, or a reference that is not such a model.
     """
-    if not isinstance(reference, Pretrained) or reference.training:
-        raise InputError("the reference must be a BertModel, or a head on one, in evaluation mode: call .eval()")
-    if part is None and not isinstance(student, nn.Module):
-        part = getattr(student, "__name__", None)
-        part = part if part in PARTS else None
-    if part is not None and part not in PARTS:
-        raise InputError(f"there is no part {part!r}; there are {', '.join(PARTS)}")
-    inputs = example_inputs(bert_of(reference)) if inputs is None else inputs
+    case = Case.of(student, reference, inputs, part)
     with torch.no_grad():
         try:
-            if part is not None:
-                _check_shapes(student, reference, inputs, part)
-            once, again = _student(student, reference, inputs, part), _student(student, reference, inputs, part)
-        except _BrokenError as error:
-            return Diagnosis("broken", str(error))
-        expected = observe(reference, inputs)
-        if not expected.keys() & once.keys():
-            raise InputError("nothing can be compared: return hidden states (B, S, D), as a tensor or as a BertOutput")
-        if part is not None and "pooler_output" not in once and "pooler_output" in expected:
-            return Diagnosis("broken", f"{part} does not return the pooled vectors, (B, D), after the hidden states.")
-        moved = first_difference(once, again, {})
-        if moved is not None:
-            text = f"Two calls with the same inputs differ, first in {moved}."
-            if isinstance(student, nn.Module) and not student.training:
-                why = "Something in it is random: dropout that is always on, or weights that are made at each call."
-                return Diagnosis("random", f"{text} {why}", moved)
-            why = f"Is it new weights at each call, or dropout? {BUGS[DROPOUT].explanation}"
-            return Diagnosis("random", f"{text} {why}", moved, bugs=(DROPOUT,))
-        inside = PARTS[part].inside if part else ()
-        if _agree(once, expected, inside, torch.equal):
-            return Diagnosis("equal", "The same, to the last bit.")
-        outer = _outer(once, inside)
-        rounding = max(max_difference(value, expected[name]) for name, value in outer.items() if name in expected)
-        with ExitStack() as stack:
-            for module in [reference, student]:
-                if isinstance(module, nn.Module):
-                    stack.enter_context(in_float64(module))
-            exact = observe(reference, inputs)
-            try:
-                mine = _student(student, reference, inputs, part)
-            except RuntimeError:  # code that insists on float32
-                mine = once
-            noise = {}
-            if any(value.dtype != torch.float64 for value in mine.values()):  # it has a precision of its own
-                noise = {name: 30 * max_difference(expected[name], value) for name, value in exact.items()}
-            where = first_difference(mine, exact, noise)
-            if where is not None and not _agree(mine, exact, inside, is_close):
-                found = _explain(mine, exact, where, student, reference, inputs, noise)
-                if found.bugs:
-                    return found
-                outer = _outer(mine, inside)
-                # Code that rounds to float32 on its way differs in float64 about as the reference in float32 does.
-                coarse = {name: 30 * max_difference(expected[name], value) for name, value in exact.items()}
-                later = first_difference(outer, exact, coarse)
-                if later is not None:  # it may do other things inside, and still make a mistake that has a name
-                    outside = _explain(outer, exact, later, student, reference, inputs, noise)
-                    return outside if outside.bugs else found
-                noise = coarse
-            # The mask's lowest number is another in each precision.
-            named = [name for name in _outer(mine, (*inside, "masked_scores")) if name in exact]
-            left = max(max_difference(mine[name], exact[name]) for name in named)
-            text = f"The same function, rounded otherwise: it differs by {rounding:.1e}, in float64 by {left:.1e}."
-            if noise:
-                text = f"The same function, up to the rounding of a precision of its own: it differs by {left:.1e}."
-            return Diagnosis("rounding", text, difference=left)
+            case.check_form()
+            ours, again = case.run_student(), case.run_student()
+        except NotRunnableError as error:
+            return Diagnosis("broken", problem=str(error))
+        theirs = case.run_reference()
+        found = nothing_to_compare(case, ours, theirs) or not_deterministic(case, ours, again)
+        found = found or bit_for_bit(case, ours, theirs)
+        if found:
+            return found
+        with case.in_float64():
+            exact = Exact.of(case, ours, theirs)
+            return (
+                only_rounding(exact)
+                or known_bug(exact, exact.ours, exact.noise)
+                or own_precision(exact)
+                or known_bug(exact, case.what_counts(exact.ours), exact.coarse_noise)
+                or unexplained(exact)
+            )
 
 
-def _explain(
-    mine: Values,
-    expected: Values,
-    where: str,
-    student: Function,
-    reference: Pretrained,
-    inputs: Inputs,
-    noise: dict[str, float],
-) -> Diagnosis:
-    """Tries every known mistake on the reference; all in float64."""
-    names = [name for name in expected if name in mine]
-    # A mistake explains a value if next to nothing of the difference is left: a student's own constants are rounded.
-    slack = {}
-    for name in names:
-        slack[name] = 1e-5 * min(max_difference(mine[name], expected[name]), 10 * typical_size(expected[name]))
-    slack = {name: max(value, noise.get(name, 0.0)) for name, value in slack.items()}
+# --- the two sides ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A student's code and the reference, for the same inputs."""
+
+    student: Function
+    reference: Pretrained
+    inputs: Inputs
+    part: str | None
+
+    @classmethod
+    def of(cls, student: Function, reference: Pretrained, inputs: Inputs | None, part: str | None) -> "Case":
+        """Checks what `diagnose` is given, and fills in what is left out."""
+        if not isinstance(reference, Pretrained) or reference.training:
+            raise InputError("the reference must be a BertModel, or a head on one, in evaluation mode: call .eval()")
+        if part is None and not isinstance(student, nn.Module):
+            name = getattr(student, "__name__", None)
+            part = name if name in PARTS else None
+        if part is not None:
+            check_one_of("part", part, PARTS)
+        return cls(student, reference, example_inputs(bert_in(reference)) if inputs is None else inputs, part)
+
+    def run_reference(self) -> Values:
+        return named_values(self.reference, self.inputs)
+
+    def check_form(self) -> None:
+        """Runs a function for a part beside ours, in a pass of its own: ours computes the values inside it as well.
+
+        Raises:
+            NotRunnableError: it fails, or returns something of a different form than ours.
+            InputError: the reference never computes this part.
+        """
+        if self.part is None:
+            return
+        calls: list[str] = []
+        with replace_part(self.reference, self.part, watched(self.student, self.part, calls)):
+            self.run_reference()
+        if not calls:
+            kind = type(self.reference).__name__
+            raise InputError(f"{kind} has no {self.part} to be computed with these inputs")
+
+    def run_student(self) -> Values:
+        """The student's values by name; raises a `NotRunnableError` if it fails."""
+        if self.part is not None:
+            with replace_part(self.reference, self.part, watched(self.student, self.part)):
+                return self.run_reference()
+        if isinstance(self.student, Pretrained):
+            return named_values(self.student, self.inputs)
+        if isinstance(self.student, nn.Module) and _has_one_bert(self.student):
+            with record(self.student) as trace:
+                out = self.student(**self.inputs)
+            return dict(trace) | outputs(out, self.inputs)
+        return outputs(self.student(**self.inputs), self.inputs)
+
+    def in_float64(self) -> AbstractContextManager[None]:
+        """A block in which reference and student compute in float64, as far as their code lets them."""
+        modules = [each for each in (self.reference, self.student) if isinstance(each, nn.Module)]
+        return in_float64(*modules)
+
+    def what_counts(self, values: Values) -> Values:
+        """The values without those inside a student's own function, which may compute in a way of its own."""
+        inside = PARTS[self.part].inside if self.part else frozenset()
+        return {name: value for name, value in values.items() if short_name(name) not in inside}
+
+
+def _has_one_bert(model: nn.Module) -> bool:
+    return sum(isinstance(module, BertModel) for module in model.modules()) == 1
+
+
+def named_values(model: Pretrained, inputs: Inputs) -> Values:
+    """Every named value of a model for these inputs, then what it returns, then what can be computed from that."""
+    with record(model) as trace:
+        out = model(**inputs, output_hidden_states=True)
+    return dict(trace) | outputs(out, inputs, vars(bert_in(model)))
+
+
+def outputs(out: Any, inputs: Inputs, replaced: Mapping[str, Any] | None = None) -> Values:
+    """What a model returned, by name; and what the parts that are applied to it give, ours or what replaces them."""
+    if isinstance(out, Tensor):
+        out = (out,)
+    if isinstance(out, Mapping):  # as transformers returns it
+        fields = dict(out)
+    elif hasattr(out, "_asdict"):
+        fields = out._asdict()
+    else:
+        fields = dict(zip(BertOutput._fields, out, strict=False))
+    states = fields.get("hidden_states") or ()
+    values = {f"hidden_states[{number}]": state for number, state in enumerate(states)}
+    values |= {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+    last = values.get("last_hidden_state", states[-1] if states else None)
+    if last is None:
+        return values
+    for name, part in PARTS.items():
+        if part.call is None:
+            continue
+        function = (replaced or {}).get(name, part.ours)
+        try:
+            value = part.call(function, BertOutput(last, None, states or None), inputs)
+        except MinibertError:  # our own functions refuse NaN
+            continue
+        if value is not None:
+            values[name] = value
+    return values
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A case in float64: what both sides compute there, and how far rounding can move each value."""
+
+    case: Case
+    ours: Values
+    theirs: Values
+    rounded: Values  # what the reference computed in its own dtype, before
+    rounding: float  # the largest difference of both sides in that dtype
+
+    @classmethod
+    def of(cls, case: Case, ours: Values, theirs: Values) -> "Exact":
+        """Runs both sides once more; `ours` and `theirs` are what they computed in the reference's own dtype."""
+        shared = [(value, theirs[name]) for name, value in case.what_counts(ours).items() if name in theirs]
+        try:
+            exact = case.run_student()
+        except RuntimeError:  # code that insists on float32
+            exact = ours
+        return cls(case, exact, case.run_reference(), theirs, max(max_difference(*pair) for pair in shared))
+
+    @property
+    def own_precision(self) -> bool:
+        """Whether the student's values are not float64, although it was given float64."""
+        return any(dtype != torch.float64 for dtype in _dtypes(self.ours))
+
+    @cached_property
+    def noise(self) -> dict[str, float]:
+        """How far the precision of the student's values can move each of them."""
+        return self.noise_in(max(_dtypes(self.ours), key=_epsilon))
+
+    @cached_property
+    def coarse_noise(self) -> dict[str, float]:
+        """The same for code that rounds to float32, or to the reference's own dtype, on its way."""
+        return self.noise_in(max({torch.float32, *_dtypes(self.rounded)}, key=_epsilon))
+
+    def noise_in(self, dtype: torch.dtype) -> dict[str, float]:
+        rounded = [self.rounded] if dtype in _dtypes(self.rounded) else []
+        return rounding_noise(self.case.reference, self.case.run_reference, dtype, rounded)
+
+
+def _dtypes(values: Values) -> set[torch.dtype]:
+    return {value.dtype for value in values.values() if value.is_floating_point()}
+
+
+def _epsilon(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
+
+
+# --- what can be found, in the order in which it is looked for -------------------------------------------------------
+
+
+def nothing_to_compare(case: Case, ours: Values, theirs: Values) -> Diagnosis | None:
+    if not theirs.keys() & ours.keys():
+        raise InputError("nothing can be compared: return hidden states (B, S, D), as a tensor or as a BertOutput")
+    if case.part is not None and "pooler_output" in theirs and "pooler_output" not in ours:
+        problem = f"{case.part} does not return the pooled vectors, (B, D), after the hidden states."
+        return Diagnosis("broken", problem=problem)
+    return None
+
+
+def not_deterministic(case: Case, once: Values, again: Values) -> Diagnosis | None:
+    moved = first_difference(once, again, {})
+    if moved is None:
+        return None
+    if isinstance(case.student, nn.Module) and not case.student.training:
+        return Diagnosis("random", moved, module=True)
+    return Diagnosis("random", moved, bugs=(DROPOUT,))
+
+
+def bit_for_bit(case: Case, ours: Values, theirs: Values) -> Diagnosis | None:
+    counted = case.what_counts(ours)
+    same = all(torch.equal(value, theirs[name]) for name, value in counted.items() if name in theirs)
+    return Diagnosis("equal") if same else None
+
+
+def only_rounding(exact: Exact) -> Diagnosis | None:
+    counted = exact.case.what_counts(exact.ours)
+    if first_difference(counted, exact.theirs, {}) and first_difference(counted, exact.theirs, exact.noise):
+        return None
+    return _rounding(exact, exact.own_precision)
+
+
+def own_precision(exact: Exact) -> Diagnosis | None:
+    """Code that rounds to float32 on its way differs in float64 about as much as the reference does in float32."""
+    counted = exact.case.what_counts(exact.ours)
+    return None if first_difference(counted, exact.theirs, exact.coarse_noise) else _rounding(exact, True)
+
+
+def _rounding(exact: Exact, own_precision: bool) -> Diagnosis:
+    # The most negative number, which masks, is a different one in each precision.
+    counted = [name for name in exact.case.what_counts(exact.ours) if not name.endswith("masked_scores")]
+    differences = [max_difference(exact.ours[name], exact.theirs[name]) for name in counted if name in exact.theirs]
+    return Diagnosis("rounding", difference=max(differences), rounding=exact.rounding, own_precision=own_precision)
+
+
+def known_bug(exact: Exact, ours: Values, noise: Mapping[str, float]) -> Diagnosis | None:
+    """The known mistakes with which the reference computes the first of the student's values that differ."""
+    where = first_difference(ours, exact.theirs, noise)
+    if where is None:
+        return None
+    shared = [name for name in exact.theirs if name in ours]
+    slack = {name: _slack(ours[name], exact.theirs[name], exact.noise[name]) for name in shared}
     found: list[tuple[int, str, str | None]] = []
     for bug in BUGS.values():
-        elsewhere = not where.endswith(bug.first) and any(name.endswith(bug.first) for name in names)
-        if bug.random or elsewhere:  # it has no numbers to compare with, or it begins at another value
+        if bug.random or _begins_elsewhere(bug, where, shared):
             continue
-        with bug.applied(reference):
-            value = _value_at(where, reference, inputs)
-            if value is None or not is_close(mine[where], value, slack[where]):
+        with bug.applied(exact.case.reference):
+            value = value_at(where, exact.case)
+            if value is None or not is_close(ours[where], value, slack[where]):
                 continue
-            tried = observe(reference, inputs)
-        then = first_difference(mine, tried, slack)
-        if then is None or names.index(then) > names.index(where):
-            found.append((names.index(then) if then else len(names), bug.name, then))
-    found.sort(key=lambda each: -each[0])
-    best = [each for each in found if each[0] == found[0][0]]
-    difference = max_difference(mine[where], expected[where])
-    size = typical_size(expected[where])
-    amount = f"up to {difference:.2g} (values there are about {size:.2g})"
-    if difference > 1e30:
-        amount = "as much as the lowest number of a mask"
-    place = f"The first value that differs is {where}, by {amount}."
-    if not best:
-        text = f"{place} No single known mistake gives these numbers. "
-        if where in PARTS:
-            text += "What it is given is right: look at what it takes from that, and over which axis."
-        else:
-            text += "What was recorded before it agrees: compare the line that computes it with the one in model.py."
-        if isinstance(student, Pretrained):
-            own = dict(student.named_parameters())
-            others = [name for name, each in reference.named_parameters() if not torch.equal(own.get(name, each), each)]
-            if others:
-                text += f" Its {others[0]} is not the reference's: were the weights loaded as they are?"
-        suspects = [bug for bug in BUGS.values() if bug.random and bug.first == where]
-        if suspects and torch.corrcoef(torch.stack([mine[where].flatten(), expected[where].flatten()]))[0, 1] > 0.5:
-            suspects = []  # numbers that are alike are not random
-        text += "".join(
-            f" It may be this one, whose numbers are random: {bug.name}. {bug.explanation}" for bug in suspects
+            following = first_difference(ours, exact.case.run_reference(), slack)
+        explained = shared.index(following) if following else len(shared)
+        if explained > shared.index(where):
+            found.append((explained, bug.name, following))
+    if not found:
+        return _possible_bug(exact, ours, where)
+    most = max(explained for explained, _, _ in found)
+    best = [(name, following) for explained, name, following in found if explained == most]
+    names = tuple(name for name, _ in best)
+    return _differs("bug", exact, ours, where, bugs=names, next_difference=best[0][1])
+
+
+def _slack(ours: Tensor, theirs: Tensor, noise: float) -> float:
+    """What may be left of a difference that a mistake explains: rounding, and a student's own constants are rounded."""
+    return max(noise, 1e-5 * min(max_difference(ours, theirs), 10 * typical_size(theirs)))
+
+
+def _begins_elsewhere(bug: Bug, where: str, names: list[str]) -> bool:
+    return short_name(where) != bug.shows_at and any(short_name(name) == bug.shows_at for name in names)
+
+
+def _possible_bug(exact: Exact, ours: Values, where: str) -> Diagnosis | None:
+    """A mistake whose numbers are random, so that they cannot be compared, but which begins here."""
+    names = tuple(bug.name for bug in BUGS.values() if bug.random and bug.shows_at == where)
+    both = torch.stack([ours[where].flatten(), exact.theirs[where].flatten()])
+    if not names or torch.corrcoef(both)[0, 1] > 0.5:  # numbers that are alike are not random
+        return None
+    return _differs("unknown", exact, ours, where, bugs=names)
+
+
+def unexplained(exact: Exact) -> Diagnosis:
+    where = first_difference(exact.ours, exact.theirs, exact.noise)
+    assert where is not None
+    return _differs("unknown", exact, exact.ours, where)
+
+
+def _differs(verdict: str, exact: Exact, ours: Values, where: str, **facts: Any) -> Diagnosis:
+    student, reference = exact.case.student, exact.case.reference
+    changed = None
+    if verdict == "unknown" and isinstance(student, Pretrained):
+        own = dict(student.named_parameters())
+        names = [name for name, each in reference.named_parameters() if not torch.equal(own.get(name, each), each)]
+        changed = names[0] if names else None
+    return Diagnosis(
+        verdict,
+        where,
+        difference=max_difference(ours[where], exact.theirs[where]),
+        size=typical_size(exact.theirs[where]),
+        changed_parameter=changed,
+        **facts,
+    )
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at the value that was wanted; most mistakes are ruled out there."""
+
+
+def value_at(name: str, case: Case) -> Tensor | None:
+    """One of the reference's values, computed no further than it has to be."""
+    if name not in value_names(case.reference):
+        return case.run_reference().get(name)
+
+    def stop(value: Tensor) -> Tensor:
+        raise _ReachedError(value)
+
+    try:
+        with edit(case.reference, name, stop):
+            case.reference(**case.inputs)
+    except _ReachedError as reached:
+        return reached.args[0]
+    return None
+
+
+# --- what is found, in words -----------------------------------------------------------------------------------------
+
+
+def describe(found: Diagnosis) -> str:
+    """A diagnosis in a learner's words."""
+    if found.verdict == "broken":
+        return found.problem
+    if found.verdict == "equal":
+        return "The same, to the last bit."
+    if found.verdict == "rounding":
+        if found.own_precision:
+            precision = "up to the rounding of a precision of its own"
+            return f"The same function, {precision}: it differs by {found.difference:.1e}."
+        return (
+            f"The same function, rounded differently: it differs by {found.rounding:.1e}, in float64 by "
+            f"{found.difference:.1e}."
         )
-        return Diagnosis("unknown", text, where, difference, tuple(bug.name for bug in suspects))
-    names_found = tuple(name for _, name, _ in best)
-    then = best[0][2]
-    reproduces = "gives exactly these numbers" if then is None else "gives exactly this value"
-    text = f"{place} One known mistake {reproduces}: {names_found[0]}. {BUGS[names_found[0]].explanation}"
-    if len(names_found) > 1:
-        text += f" Or, with the same numbers: {', '.join(names_found[1:])}."
-    if then is not None:
-        text += f" Mend it, and look again: with it alone, {then} would still differ."
-    return Diagnosis("bug", text, where, difference, names_found, then)
+    if found.verdict == "random":
+        why = "Something in it is random: dropout that is always on, or weights that are made on every call."
+        if not found.module:
+            why = f"Is it new weights on every call, or dropout? {BUGS[DROPOUT].explanation}"
+        return f"Two calls with the same inputs differ, first in {found.first_difference}. {why}"
+    return " ".join([_where(found), *(_which_bug(found) if found.verdict == "bug" else _no_bug(found))])
 
 
-# --- a student's function ------------------------------------------------------------------------------------------
+def _where(found: Diagnosis) -> str:
+    amount = f"up to {found.difference:.2g} (values there are about {found.size:.2g})"
+    if found.difference > 1e30:
+        amount = "as much as the most negative number, which masks"
+    return f"The first value that differs is {found.first_difference}, by {amount}."
 
 
-class _BrokenError(RuntimeError):
+def _which_bug(found: Diagnosis) -> list[str]:
+    first, *others = found.bugs
+    reproduces = "gives exactly this value" if found.next_difference else "gives exactly these numbers"
+    sentences = [f"One known mistake {reproduces}: {first}. {BUGS[first].explanation}"]
+    if others:
+        sentences.append(f"Or, with the same numbers: {', '.join(others)}.")
+    if found.next_difference:
+        sentences.append(f"Fix it, and look again: {found.next_difference} differs for a different reason.")
+    return sentences
+
+
+def _no_bug(found: Diagnosis) -> list[str]:
+    sentences = ["No single known mistake gives these numbers."]
+    if found.first_difference in PARTS:
+        sentences.append("What it is given is right: look at what it takes from that, and over which axis.")
+    else:
+        sentences.append(
+            "What was recorded before it agrees: compare the line that computes it with the one in model.py."
+        )
+    if found.changed_parameter:
+        sentences.append(f"Its {found.changed_parameter} is not the reference's: were the weights loaded as they are?")
+    for name in found.bugs:
+        sentences.append(f"It may be this one, whose numbers are random: {name}. {BUGS[name].explanation}")
+    return sentences
+
+
+# --- a student's function --------------------------------------------------------------------------------------------
+
+
+class NotRunnableError(RuntimeError):
     """A student's function gave nothing that could be compared; the message is for the student."""
 
 
-def _watched(function: Function, name: str, shaped: bool = False) -> Function:
-    """The function, whose exceptions and changes to its arguments are said in a learner's words.
+def watched(function: Function, name: str, calls: list[str] | None = None) -> Function:
+    """A student's function for a part, whose mistakes in form become a `NotRunnableError` in a learner's words.
 
-    With `shaped`, its result must have the shape of ours, which is then computed beside it.
+    With a list of `calls`, each call is entered there, and our function is called too: the results must be alike.
     """
     part = PARTS[name]
 
     def call(*arguments: Any) -> Any:
-        named = list(zip(part.parameters, arguments, strict=False))
-        tensors = [(key, each) for key, each in named if isinstance(each, Tensor)]
-        lists = [(key, each, list(each)) for key, each in named if isinstance(each, list)]
-        shapes = ", ".join(f"{key} {tuple(each.shape)}" for key, each in tensors)
-        versions = [_version(each) for _, each in tensors]
+        given = dict(zip(part.parameters, arguments, strict=False))
+        before = {key: _state(each) for key, each in given.items()}
+        shapes = ", ".join(f"{key} {tuple(each.shape)}" for key, each in given.items() if isinstance(each, Tensor))
         try:
             result = function(*arguments)
         except NotImplementedError:
-            raise _BrokenError(f"{name} is still to be written: it raises NotImplementedError.") from None
+            raise NotRunnableError(f"{name} is still to be written: it raises NotImplementedError.") from None
         except (Exception, SystemExit) as error:
-            raise _BrokenError(f"{name} fails: {_said(error, function, part)}, for {shapes}.") from error
-        for (key, each), version in zip(tensors, versions, strict=True):
-            if _version(each) != version:
-                raise _BrokenError(
-                    f"{name} changes its argument {key} in place, which whoever called it still needs: "
-                    f"write {key} = {key} + …, not {key} += …."
-                )
-        for key, own, before in lists:
-            if own != before:
-                raise _BrokenError(
-                    f"{name} changes the list {key}, which whoever called it still needs: make another, [*{key}, …]."
-                )
-        if shaped:
-            expected = part.ours(*arguments)
-            complaint = _form(result, expected)
+            raise NotRunnableError(f"{name} fails: {_what_was_raised(error, function, part)}, for {shapes}.") from error
+        for key, each in given.items():
+            if _state(each) != before[key]:
+                raise NotRunnableError(f"{name} changes {_changed_argument(key, each)}")
+        if calls is not None:
+            calls.append(name)
+            complaint = wrong_result(result, part.ours(*arguments))
             if complaint:
-                raise _BrokenError(f"{name} returns {complaint}" + (f", for {shapes}." if shapes else "."))
+                raise NotRunnableError(f"{name} returns {complaint}" + (f", for {shapes}." if shapes else "."))
         return result
 
     return call
 
 
-def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; tensors made in inference mode do not count."""
-    return None if tensor.is_inference() else tensor._version
+def _state(argument: Any) -> Any:
+    """What changes when a tensor or a list is changed in place; tensors made in inference mode do not say."""
+    if isinstance(argument, Tensor):
+        return None if argument.is_inference() else argument._version
+    return list(argument) if isinstance(argument, list) else None
 
 
-def _check_shapes(student: Function, reference: Pretrained, inputs: Inputs, part: str) -> None:
-    with ExitStack() as stack:
-        PARTS[part].put(reference, stack, _watched(student, part, shaped=True))
-        observe(reference, inputs)
+def _changed_argument(name: str, argument: Any) -> str:
+    if isinstance(argument, list):
+        return f"the list {name}, which the caller still needs: make a new one, [*{name}, …]."
+    return f"its argument {name} in place, which the caller still needs: write {name} = {name} + …, not {name} += …."
 
 
-def _form(given: Any, expected: Any) -> str:
-    """What is wrong with the form of a result, in words; nothing if all is well."""
+def wrong_result(given: Any, expected: Any) -> str:
+    """What is wrong with the form of a result, in words; empty if nothing is."""
     if isinstance(given, tuple):
         counts = [len(expected)] if isinstance(expected, tuple) else []
         counts = [2, 3, 4] if isinstance(expected, BertOutput) else counts
@@ -285,112 +517,25 @@ def _form(given: Any, expected: Any) -> str:
     given, expected = (each[0] if isinstance(each, tuple) else each for each in (given, expected))
     if expected is None:
         return ""
+    if given is None:
+        return "nothing (is there a return?)"
     if not isinstance(given, Tensor):
-        return "nothing (is there a return?)" if given is None else f"{type(given).__name__}, not a tensor"
+        return f"{type(given).__name__}, not a tensor"
     if given.shape != expected.shape:
         return f"the shape {tuple(given.shape)}; it should be {tuple(expected.shape)}"
     if given.dtype != expected.dtype:
-        return f"numbers of {given.dtype}; they should be of {expected.dtype}, as what came in"
+        return f"numbers of {given.dtype}; they should be {expected.dtype}"
     if given.isnan().any() and not expected.isnan().any():
-        return "NaN, which is no number"
+        return "NaN, not a number"
     return ""
 
 
-def _said(error: BaseException, function: Function, part: Part) -> str:
+def _what_was_raised(error: BaseException, function: Function, part: Part) -> str:
     """What a student's function raised, and at which of its lines."""
     message = str(error).strip().split("\n")[0]
     code = getattr(function, "__code__", None)
-    lines = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if code and frame.filename == code.co_filename
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame for frame in frames if code and frame.filename == code.co_filename]
     if lines:
         return f"{type(error).__name__}: {message} (line {lines[-1].lineno}: {lines[-1].line})"
     return f"{type(error).__name__}: {message} (it is called with {', '.join(part.parameters)})"
-
-
-# --- what is compared ----------------------------------------------------------------------------------------------
-
-
-def observe(model: Pretrained, inputs: Inputs) -> Values:
-    """Every named value of a model for these inputs, then what it returns, then what can be made of that."""
-    with record(model) as trace:
-        out = model(**inputs, output_hidden_states=True)
-    return dict(trace) | _results(out, inputs, vars(bert_of(model)))
-
-
-class _ReachedError(Exception):
-    """Ends a forward pass at the value that was wanted; most mistakes are ruled out there."""
-
-
-def _value_at(name: str, model: Pretrained, inputs: Inputs) -> Tensor | None:
-    """One value of `observe`, computed no further than it has to be."""
-    if name not in names_of(model):
-        return observe(model, inputs).get(name)
-
-    def stop(value: Tensor) -> Tensor:
-        raise _ReachedError(value)
-
-    try:
-        with edit(model, name, stop):
-            model(**inputs)
-    except _ReachedError as reached:
-        return reached.args[0]
-    return None
-
-
-def _results(out: Any, inputs: Inputs, exchanged: Mapping[str, Any]) -> Values:
-    """What a model returned, by name, and what is made of it, by functions of ours or by those put in their place."""
-    if isinstance(out, Tensor):
-        out = (out,)
-    if isinstance(out, Mapping):  # as transformers returns it
-        fields = dict(out)
-    else:
-        fields = out._asdict() if hasattr(out, "_asdict") else dict(zip(BertOutput._fields, out, strict=False))
-    states = fields.get("hidden_states") or ()
-    values = {f"hidden_states[{number}]": state for number, state in enumerate(states)}
-    values |= {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-    last = values.get("last_hidden_state", states[-1] if states else None)
-    if last is not None:
-        for name, part in PARTS.items():
-            function = exchanged.get(name, part.ours)
-            try:
-                value = part.call(function, BertOutput(last, None, states or None), inputs) if part.call else None
-            except MinibertError:  # of ours, on numbers that are none
-                continue
-            if value is not None:
-                values[name] = value
-    return values
-
-
-def _student(student: Function, reference: Pretrained, inputs: Inputs, part: str | None) -> Values:
-    if part is not None:
-        called = False
-
-        def counted(*arguments: Any) -> Any:
-            nonlocal called
-            called = True
-            return watched(*arguments)
-
-        watched = _watched(student, part)
-        with ExitStack() as stack:
-            PARTS[part].put(reference, stack, counted)
-            values = observe(reference, inputs)
-        if not called:
-            raise InputError(f"{type(reference).__name__} has no {part} to be computed with these inputs")
-        return values
-    if isinstance(student, Pretrained):
-        return observe(student, inputs)
-    if isinstance(student, nn.Module) and sum(isinstance(each, BertModel) for each in student.modules()) == 1:
-        with record(student) as trace:
-            out = student(**inputs)
-        return dict(trace) | _results(out, inputs, {})
-    return _results(student(**inputs), inputs, {})
-
-
-def _agree(mine: Values, expected: Values, inside: tuple[str, ...], same: Callable[[Tensor, Tensor], bool]) -> bool:
-    """Is everything the same that counts: all but what is formed inside a student's own function?"""
-    return all(same(value, expected[name]) for name, value in _outer(mine, inside).items() if name in expected)
-
-
-def _outer(values: Values, inside: tuple[str, ...]) -> Values:
-    return {name: value for name, value in values.items() if not name.endswith(inside)}

@@ -30,7 +30,7 @@ from minibert.model import BertModel
 from minibert.teaching.diagnosis import Diagnosis, diagnose
 from minibert.teaching.parts import PARTS, Function, norms_of
 from minibert.trace.compare import example_inputs
-from minibert.trace.recording import bert_of
+from minibert.trace.recording import bert_in
 
 SHAPES = "B texts, S tokens (T as keys), D hidden size, H heads of width W, F feed-forward size, V words, L layers"
 EPS = 1e-3  # the checkpoints' own, 1e-12, is so small that one could not see where it stands
@@ -354,7 +354,7 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
         raise ExerciseError(f"check takes the function itself, and then the exercise's name; not {function!r} first")
     exercise = find(getattr(function, "__name__", "?") if name is None else name)
     model = copy.deepcopy(reference(exercise.checkpoint))  # whatever the function does to it
-    padded = example_inputs(bert_of(model))
+    padded = example_inputs(bert_in(model))
     batches = [
         {key: tensor[:1] for key, tensor in padded.items()},
         {key: tensor.flip(1) for key, tensor in padded.items()},
@@ -367,12 +367,12 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
         batches.append({"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).flip(0)[None]})
     found = first = diagnose(function, model, padded, part=exercise.name)
     for inputs in batches:
-        if found.healthy:
+        if found.correct:
             found = diagnose(function, model, inputs, part=exercise.name)
-    if found.healthy and "dtype" in parameters:
+    if found.correct and "dtype" in parameters:
         found = diagnose(function, model.half(), padded, part=exercise.name)
-    found = first if found.healthy else found
-    return replace(found, text=f"{'Right' if found.healthy else 'Not yet'}. {found}")
+    found = first if found.correct else found
+    return replace(found, opening="Right." if found.correct else "Not yet.")
 
 
 @functools.cache

@@ -1,15 +1,15 @@
-"""Which parts of a BERT can be exchanged, and for what?
+"""Which parts of a BERT can be replaced, and by what?
 
-A part is a function of ours that has a place in a model. Another of the same form can be put there, a student's or one
-with a known mistake, and taken away again:
+A part is a function of ours that a model computes by. A function of the same signature can take its place for the
+length of a block, a student's or one with a known mistake:
 
-    with ExitStack() as stack:
-        PARTS["gelu"].put(model, stack, torch.relu)     # every layer computes with ReLU, until the stack closes
+    with replace_part(model, "gelu", torch.relu):
+        model(**inputs)                                 # every layer computes with ReLU
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,77 +33,93 @@ from minibert.model import (
     eager_attention,
     gelu_python,
 )
-from minibert.trace.recording import EAGER_STEPS, EMBEDDINGS, OpenAttention, bert_of, through
+from minibert.trace.recording import EMBEDDINGS, LAYER, VALUES, TracedFunction, bert_in, replace_attention
 from minibert.vectors.pooling import combine_layers, mean_pool
 from minibert.vectors.similarity import cosine_similarity
 
 Function = Callable[..., Any]
 Inputs = Mapping[str, Tensor]
+Change = AbstractContextManager[None]  # a model that is changed inside the block, and its old self afterwards
 
 
 @dataclass(frozen=True)
 class Part:
-    """A function that has a place in a model.
-
-    Args:
-        ours: the function of ours.
-        parameters: what it is called with, by name.
-        put: put(model, stack, function) exchanges it for another, until the stack closes.
-        call: for what comes after the model, how it is called with what a model returned; None if that has not got
-            what it needs.
-        inside: the names of values that are formed inside it, as they end; they tell where a mistake is, but what
-            counts is what the function returns.
-    """
+    """A function that a model computes by, or that is applied to its output."""
 
     ours: Function
-    parameters: tuple[str, ...]
-    put: Callable[[nn.Module, ExitStack, Function], None]
+    parameters: tuple[str, ...]  # what it is called with, by name
+    replace: Callable[[nn.Module, Function], Change]  # puts a function in its place, inside a block
+    # For what is applied to a model's output: how the function is called with it. None without what it needs.
     call: Callable[[Function, BertOutput, Inputs], Tensor | None] | None = None
-    inside: tuple[str, ...] = ()
+    # Values computed inside the function, by their short names. They show where a mistake is; what counts is what the
+    # function returns.
+    inside: frozenset[str] = frozenset()
 
 
-# --- how a model is changed, and back ------------------------------------------------------------------------------
+def replace_part(model: nn.Module, name: str, function: Function) -> Change:
+    """The model computes one of its `PARTS` by this function inside the block."""
+    return PARTS[name].replace(model, function)
+
+
+# --- changing a model, and undoing it --------------------------------------------------------------------------------
 
 
 def layers_of(model: nn.Module) -> list[EncoderLayer]:
-    return _all(model, EncoderLayer)
+    return _modules(model, EncoderLayer)
 
 
 def norms_of(model: nn.Module) -> list[nn.LayerNorm]:
-    return _all(model, nn.LayerNorm)
+    return _modules(model, nn.LayerNorm)
 
 
-def _all(model: nn.Module, kind: type) -> list[Any]:
+def _modules(model: nn.Module, kind: type) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
-def exchange(stack: ExitStack, things: Sequence[object], name: str, make: Callable[..., object]) -> None:
-    """Sets an attribute of each single object to make(object), until the stack closes."""
-    for thing in things:
-        own = vars(thing)
-        if name in own:
-            stack.callback(setattr, thing, name, own[name])
-        else:  # the class has it: afterwards it is that one again
-            stack.callback(delattr, thing, name)
-        object.__setattr__(thing, name, make(thing))
+@contextmanager
+def patched(objects: Iterable[object], attribute: str, make: Callable[[Any], object]) -> Iterator[None]:
+    """Inside the block, this attribute of each object is make(object); all are made before the first is set."""
+    with ExitStack() as stack:
+        for each, value in [(each, make(each)) for each in objects]:
+            own = vars(each)
+            if attribute in own:
+                stack.callback(setattr, each, attribute, own[attribute])
+            else:  # it is the class's, and is found there again once the object's is deleted
+                stack.callback(delattr, each, attribute)
+            object.__setattr__(each, attribute, value)
+        yield
 
 
-def overwrite(stack: ExitStack, parameter: Tensor, values: Tensor) -> None:
-    """Gives a parameter other values; its own are kept, and come back untouched."""
-    stack.callback(setattr, parameter, "data", parameter.data)
+@contextmanager
+def patched_parameter(parameter: Tensor, values: Tensor) -> Iterator[None]:
+    """Inside the block, a parameter has these values; its own are kept, and come back untouched."""
+    kept = parameter.data
     parameter.data = values.detach().clone()
+    try:
+        yield
+    finally:
+        parameter.data = kept
 
 
-# --- parts of the model --------------------------------------------------------------------------------------------
+@contextmanager
+def all_of(changes: Iterable[Change]) -> Iterator[None]:
+    """Several changes at once, each made after the one before it."""
+    with ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change)
+        yield
 
 
-def _method(kind: type[nn.Module], name: str, *parameters: str, inside: tuple[str, ...] = ()) -> Part:
-    """A method of each module of a kind, called with the module, which has the parameters, as its first argument."""
+# --- parts of the model ----------------------------------------------------------------------------------------------
 
-    def put(model: nn.Module, stack: ExitStack, function: Function) -> None:
-        exchange(stack, _all(model, kind), name, lambda module: partial(function, module))
 
-    return Part(getattr(kind, name), ("self", *parameters), put, inside=inside)
+def _method(kind: type[nn.Module], name: str, *parameters: str, inside: Iterable[str] = ()) -> Part:
+    """A method of every module of a kind; the function's first argument is the module, which has the parameters."""
+
+    def replace(model: nn.Module, function: Function) -> Change:
+        return patched(_modules(model, kind), name, lambda module: partial(function, module))
+
+    return Part(getattr(kind, name), ("self", *parameters), replace, inside=frozenset(inside))
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -111,51 +127,50 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def _put_gelu(model: nn.Module, stack: ExitStack, function: Function) -> None:
-    exchange(stack, _all(model, FeedForward), "activation", lambda _: function)
+def _replace_gelu(model: nn.Module, function: Function) -> Change:
+    return patched(_modules(model, FeedForward), "activation", lambda _: function)
 
 
-def _put_layer_norm(model: nn.Module, stack: ExitStack, function: Function) -> None:
-    exchange(stack, norms_of(model), "forward", lambda norm: lambda x: function(x, norm.weight, norm.bias, norm.eps))
+def _replace_layer_norm(model: nn.Module, function: Function) -> Change:
+    return patched(norms_of(model), "forward", lambda norm: lambda x: function(x, norm.weight, norm.bias, norm.eps))
 
 
-def _put_mask(model: nn.Module, stack: ExitStack, function: Function) -> None:
-    exchange(stack, [model_module], "additive_mask", lambda _: function)
+def _replace_mask(model: nn.Module, function: Function) -> Change:
+    return patched([model_module], "additive_mask", lambda _: function)
 
 
-def _put_attention(model: nn.Module, stack: ExitStack, function: Function) -> None:
+def _replace_attention(model: nn.Module, function: Function) -> Change:
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Any:
-        context = function(query, key, value, mask)
-        return context if isinstance(context, tuple) else (context, None)
+        result = function(query, key, value, mask)
+        return result if isinstance(result, tuple) else (result, None)  # with or without the probabilities
 
-    for attention in _all(model, Attention):
-        stack.callback(through(attention, lambda open_: OpenAttention(attend, None, open_.taps)).remove)
-
-
-def _with_probabilities(kind: type[nn.Module], inside: tuple[str, ...]) -> Part:
-    """A module that returns its hidden states and the attention probabilities; a student's may leave these out."""
-
-    def put(model: nn.Module, stack: ExitStack, function: Function) -> None:
-        def forward(module: nn.Module, hidden: Tensor, mask: Tensor | None = None, *_: object) -> Any:
-            result = function(module, hidden, mask)
-            return result if isinstance(result, tuple) else (result, *[None] * (2 if kind is Encoder else 1))
-
-        exchange(stack, _all(model, kind), "forward", lambda module: partial(forward, module))
-
-    return Part(kind.forward, ("self", "hidden", "mask"), put, inside=inside)
+    return all_of(replace_attention(module, TracedFunction(attend)) for module in _modules(model, Attention))
 
 
-def _put_bert(model: nn.Module, stack: ExitStack, function: Function) -> None:
+def _module_with_maps(kind: type[nn.Module], returns: int, inside: Iterable[str]) -> Part:
+    """A module that returns hidden states and attention probabilities; a student's may return the first alone."""
+
+    def forward(function: Function, module: nn.Module, hidden: Tensor, mask: Tensor | None = None, *_: object) -> Any:
+        result = function(module, hidden, mask)
+        return result if isinstance(result, tuple) else (result, *[None] * (returns - 1))
+
+    def replace(model: nn.Module, function: Function) -> Change:
+        return patched(_modules(model, kind), "forward", lambda module: partial(forward, function, module))
+
+    return Part(kind.forward, ("self", "hidden", "mask"), replace, inside=frozenset(inside))
+
+
+def _replace_bert(model: nn.Module, function: Function) -> Change:
     def forward(
         bert: nn.Module, input_ids: Tensor, attention_mask: Any = None, token_type_ids: Any = None, *_: Any, **__: Any
     ) -> BertOutput:
         result = function(bert, input_ids, attention_mask, token_type_ids)
         return BertOutput(result, None) if isinstance(result, Tensor) else BertOutput(*result)
 
-    exchange(stack, [bert_of(model)], "forward", lambda bert: partial(forward, bert))
+    return patched([bert_in(model)], "forward", lambda bert: partial(forward, bert))
 
 
-# --- what comes after the model ------------------------------------------------------------------------------------
+# --- what is applied to a model's output -----------------------------------------------------------------------------
 
 
 def word_vector(hidden: Tensor, pieces: Sequence[str], word: str) -> Tensor:
@@ -181,74 +196,81 @@ def masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return class_loss(logits, labels)
 
 
-def _call_mean(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
+def _call_mean_pool(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
     mask = inputs.get("attention_mask")
     return None if mask is None else function(out.last_hidden_state, mask)
 
 
-def _call_word(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
+def _call_word_vector(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
     hidden = out.last_hidden_state[0]
-    pieces = ["a" * number for number in range(len(hidden) - 2, 0, -1)]  # between [CLS] and [SEP]; each in those before
-    return torch.stack([function(hidden, pieces, piece) for piece in tuple(pieces)])  # a list that grows has no end
+    between = len(hidden) - 2  # tokens between [CLS] and [SEP]
+    # Each token is a prefix of the one before it, so that `word in token` instead of `word == token` finds a wrong one.
+    tokens = ["a" * length for length in range(between, 0, -1)]
+    # A fresh list for each call, because a student's function may append to it.
+    return torch.stack([function(hidden, list(tokens), token) for token in tokens])
 
 
-def _call_layers(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
+def _call_with_layers(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
     states = out.hidden_states
     if states is None or len(states) < 5:
         return None
-    return torch.stack([function(states), function(states[:-1])])  # a layer with a fixed number is another one there
+    # A second time with one layer less: catches a layer number that is right for one size of model alone.
+    return torch.stack([function(states), function(states[:-1])])
 
 
-def _call_cosine(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
-    return function(out.last_hidden_state[0], out.last_hidden_state[-1, 1:])  # not as many: (N, M) is not (M, N)
+def _call_cosine_similarity(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
+    # Different numbers of rows, N and N − 1: catches a result of (M, N) for (N, M).
+    return function(out.last_hidden_state[0], out.last_hidden_state[-1, 1:])
 
 
-def _call_loss(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
-    logits = out.last_hidden_state  # (B, S, D), taken for the scores of D words
+def _call_masked_loss(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
+    logits = out.last_hidden_state  # (B, S, D), taken for the scores of a vocabulary of D words
     labels = inputs["input_ids"] % logits.shape[-1]
-    labels[:, 1] = 0  # the first word of a vocabulary is one as well
-    places, rows = torch.arange(labels.shape[1]), torch.arange(len(labels))[:, None]
-    return function(logits, labels.masked_fill(places % (rows + 2) != 1, -100))  # some are masked, not as many in each
+    labels[:, 1] = 0  # id 0 is a word too: catches `labels > 0` as the mask
+    positions, rows = torch.arange(labels.shape[1]), torch.arange(len(labels))[:, None]
+    masked = positions % (rows + 2) == 1  # a different number in each row: catches a mean of the rows' means
+    return function(logits, labels.masked_fill(~masked, -100))
 
 
-def _after(ours: Function, call: Callable[[Function, BertOutput, Inputs], Tensor | None]) -> Part:
-    """What comes after a model; `observe` looks for another function at the model, under the name of ours."""
+def _applied_to_output(ours: Function, call: Callable[[Function, BertOutput, Inputs], Tensor | None]) -> Part:
+    """A function of a model's output. The BERT carries its replacement, under the name of ours."""
 
-    def put(model: nn.Module, stack: ExitStack, function: Function) -> None:
-        exchange(stack, [bert_of(model)], ours.__name__, lambda _: function)
+    def replace(model: nn.Module, function: Function) -> Change:
+        return patched([bert_in(model)], ours.__name__, lambda _: function)
 
-    return Part(ours, tuple(inspect.signature(ours).parameters), put, call)
+    return Part(ours, tuple(inspect.signature(ours).parameters), replace, call)
 
 
-# Values inside a part, as their names end.
-TABLES = tuple(f"embeddings.{name}" for name in EMBEDDINGS)
-ATTENTION = tuple(f"attention.{name}" for name in ("query", "key", "value", *EAGER_STEPS, "output"))
-FEED_FORWARD = tuple(f"feed_forward.{name}" for name in ("expand", "activation", "contract"))
-LAYER = (*ATTENTION, "attention_sum", "attention_norm", *FEED_FORWARD, "feed_forward_sum", "feed_forward_norm")
-ALL = (*TABLES, *LAYER, "pooler.dense", "pooler.tanh")
+_IN_ATTENTION = [name for name in LAYER if name.startswith("attention.")]
+_IN_FEED_FORWARD = [name for name in LAYER if name.startswith("feed_forward.")]
 
 PARTS: dict[str, Part] = {
     # in the order of model.py
-    "embeddings": _method(Embeddings, "forward", "input_ids", "token_type_ids", "position_ids", inside=TABLES),
-    "additive_mask": Part(additive_mask, ("attention_mask", "dtype"), _put_mask),
-    "attention": Part(eager_attention, ("query", "key", "value", "mask"), _put_attention),
+    "embeddings": _method(Embeddings, "forward", "input_ids", "token_type_ids", "position_ids", inside=EMBEDDINGS),
+    "additive_mask": Part(additive_mask, ("attention_mask", "dtype"), _replace_mask),
+    "attention": Part(eager_attention, ("query", "key", "value", "mask"), _replace_attention),
     "split_heads": _method(Attention, "split_heads", "projected"),
     "merge_heads": _method(Attention, "merge_heads", "context"),
-    "self_attention": _with_probabilities(Attention, ATTENTION),
-    "gelu": Part(gelu_python, ("x",), _put_gelu),
-    "layer_norm": Part(layer_norm, ("x", "weight", "bias", "eps"), _put_layer_norm),
-    "feed_forward": _method(FeedForward, "forward", "hidden", inside=FEED_FORWARD),
-    "layer": _with_probabilities(EncoderLayer, LAYER),
-    "encoder": _with_probabilities(Encoder, LAYER),
-    "pooler": _method(Pooler, "forward", "hidden", inside=("pooler.dense",)),
-    "bert": Part(BertModel.forward, ("self", "input_ids", "attention_mask", "token_type_ids"), _put_bert, inside=ALL),
+    "self_attention": _module_with_maps(Attention, 2, _IN_ATTENTION),
+    "gelu": Part(gelu_python, ("x",), _replace_gelu),
+    "layer_norm": Part(layer_norm, ("x", "weight", "bias", "eps"), _replace_layer_norm),
+    "feed_forward": _method(FeedForward, "forward", "hidden", inside=_IN_FEED_FORWARD),
+    "layer": _module_with_maps(EncoderLayer, 2, LAYER),
+    "encoder": _module_with_maps(Encoder, 3, LAYER),
+    "pooler": _method(Pooler, "forward", "hidden", inside=["pooler.dense"]),
+    "bert": Part(
+        BertModel.forward,
+        ("self", "input_ids", "attention_mask", "token_type_ids"),
+        _replace_bert,
+        inside=frozenset(VALUES),
+    ),
     # of heads.py
     "masked_lm": _method(MaskedLMHead, "forward", "hidden", "word_embeddings"),
-    # what is made of a model's output
-    "masked_loss": _after(masked_loss, _call_loss),
-    "mean_pool": _after(mean_pool, _call_mean),
-    "word_vector": _after(word_vector, _call_word),
-    "sum_of_last_four": _after(sum_of_last_four, _call_layers),
-    "second_to_last": _after(second_to_last, _call_layers),
-    "cosine_similarity": _after(cosine_similarity, _call_cosine),
+    # applied to a model's output
+    "masked_loss": _applied_to_output(masked_loss, _call_masked_loss),
+    "mean_pool": _applied_to_output(mean_pool, _call_mean_pool),
+    "word_vector": _applied_to_output(word_vector, _call_word_vector),
+    "sum_of_last_four": _applied_to_output(sum_of_last_four, _call_with_layers),
+    "second_to_last": _applied_to_output(second_to_last, _call_with_layers),
+    "cosine_similarity": _applied_to_output(cosine_similarity, _call_cosine_similarity),
 }

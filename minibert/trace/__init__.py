@@ -5,6 +5,6 @@ values are the same, and if not, whether that is rounding; `certificate` asks it
 """
 
 from minibert.trace.certificate import Certificate, verify
-from minibert.trace.recording import Trace, edit, names_of, record
+from minibert.trace.recording import Trace, edit, record, value_names
 
-__all__ = ["Certificate", "Trace", "edit", "names_of", "record", "verify"]
+__all__ = ["Certificate", "Trace", "edit", "record", "value_names", "verify"]

@@ -12,6 +12,7 @@ import platform
 import re
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ from minibert.checkpoints.loading import checkpoint_name
 from minibert.errors import ConfigError, MissingPackageError
 from minibert.model import BertModel
 from minibert.show.tables import table
-from minibert.trace.compare import example_inputs, is_close, max_difference, max_ulps
-from minibert.trace.recording import names_of, record
+from minibert.trace.compare import example_inputs, in_float64, is_close, max_difference, max_ulps, rounding_noise
+from minibert.trace.recording import VALUES, record, short_name, value_names
 
 Pair = tuple[Tensor, Tensor]  # ours, theirs
 
@@ -166,8 +167,8 @@ def cases(model: BertModel) -> dict[str, dict[str, Tensor]]:
     config = model.config
     longest = config.max_position_embeddings
     batch = example_inputs(model)
-    chance = torch.Generator().manual_seed(0)
-    long = torch.randint(config.vocab_size, (1, longest), generator=chance)
+    generator = torch.Generator().manual_seed(0)
+    long = torch.randint(config.vocab_size, (1, longest), generator=generator)
     edges = torch.tensor([[0, config.vocab_size - 1, 0, config.vocab_size // 2, config.vocab_size - 1]])
     return {
         "a single text": {"input_ids": batch["input_ids"][:1]},
@@ -179,89 +180,102 @@ def cases(model: BertModel) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def _compare(ours: BertModel, theirs: nn.Module, kind: str) -> tuple[list[Line], str | None]:
+def _compare(ours: BertModel, theirs: nn.Module, attention: str) -> tuple[list[Line], str | None]:
     """A line for each value, the layers taken together; and the first single value that is not equal."""
-    found = _pairs(ours, theirs, kind)
-    wrong = [name for name, pairs in found.items() if not all(torch.equal(*pair) for pair in pairs)]
-    exact: dict[str, list[Pair]] = {}
-    if wrong:
-        ours.double(), theirs.double()
-        exact = _pairs(ours, theirs, kind)
-    together: dict[str, list[str]] = {}
-    for name in found:
-        together.setdefault(re.sub(r"\.layers\.\d+\.", ".layers.*.", name), []).append(name)
+    found = {case: _both(ours, theirs, attention, inputs) for case, inputs in cases(ours).items()}
+    names = list(dict.fromkeys(name for both in found.values() for name in both))
+    pairs = {name: [both[name] for both in found.values() if name in both] for name in names}
+    wrong = [name for name in names if not all(torch.equal(*pair) for pair in pairs[name])]
+    bugs = _bugs(ours, theirs, attention) if wrong else set()
     lines = []
-    for value, names in together.items():
-        pairs = [pair for name in names for pair in found[name]]
-        equal = set(wrong).isdisjoint(names)
-        bug = not equal and not all(is_close(*pair) for name in names for pair in exact[name])
-        verdict = "equal" if equal else "bug" if bug else "rounding"
-        unequal = [] if equal else pairs
+    for value, together in _layers_together(names).items():
+        unequal = [pair for name in together if name in wrong for pair in pairs[name]]
         difference = max((max_difference(*pair) for pair in unequal), default=0.0)
         ulps = max((max_ulps(*pair) for pair in unequal), default=0)
-        lines.append(Line(value, kind, equal, difference, ulps, verdict))
+        verdict = "equal"
+        if unequal:
+            verdict = "rounding" if bugs.isdisjoint(together) else "bug"
+        lines.append(Line(value, attention, not unequal, difference, ulps, verdict))
     return lines, wrong[0] if wrong else None
 
 
-def _pairs(ours: BertModel, theirs: Any, kind: str) -> dict[str, list[Pair]]:
-    """Each value, ours and theirs, for all inputs, in the order computed."""
-    pairs: dict[str, list[Pair]] = {}
-    for inputs in cases(ours).values():
-        reference: dict[str, Tensor] = {}
-        with torch.no_grad(), ExitStack() as stack:
-            for name in names_of(ours):
-                module, reads = _place(theirs, name)
-                if module is not None:
-                    stack.callback(_listen(module, name, reads, reference).remove)
-            expected = theirs(**inputs, output_attentions=kind == "eager")
-            for number, each in enumerate(expected.attentions or ()):
-                reference[f"encoder.layers.{number}.attention.probabilities"] = each
-            out = ours(**inputs)
-            trace = stack.enter_context(record(ours, list(reference)))
-            ours(**inputs)
-        results = [("last_hidden_state", out.last_hidden_state, expected.last_hidden_state)]
-        if out.pooler_output is not None:
-            results.append(("pooler_output", out.pooler_output, expected.pooler_output))
-        values = [(name, value, reference[name]) for name, value in trace.items()]
-        for name, mine, his in values + results:
-            if mine.dim() == 4 and not name.endswith("probabilities"):
-                mine = mine.transpose(1, 2).flatten(2)  # (B, H, S, W) → (B, S, D), as transformers has it
-            pairs.setdefault(name, []).append((mine, his))
-    return pairs
+def _layers_together(names: list[str]) -> dict[str, list[str]]:
+    """The names of all layers under one: "encoder.layers.*.attention.query"."""
+    together: dict[str, list[str]] = {}
+    for name in names:
+        together.setdefault(re.sub(r"\.layers\.\d+\.", ".layers.*.", name), []).append(name)
+    return together
 
 
-# Values that are no module's result, by the module that reads them.
-READ_BY = {
-    "embeddings.sum": "embeddings.norm",
-    "attention.context": "attention.output",
-    "attention_sum": "attention_norm",
-    "feed_forward.activation": "feed_forward.contract",
-    "feed_forward_sum": "feed_forward_norm",
-}
+def _bugs(ours: BertModel, theirs: nn.Module, attention: str) -> set[str]:
+    """The values that differ by more than rounding: in float64, where a bug stays as large as it was."""
+    found = set()
+    with in_float64(ours, theirs):
+        for inputs in cases(ours).values():
+            both = _both(ours, theirs, attention, inputs)
+            noise = rounding_noise(ours, partial(_ours, ours, inputs, list(both)), torch.float64)
+            found |= {name for name, pair in both.items() if not is_close(*pair, noise[name])}
+    return found
 
 
-def _place(theirs: nn.Module, name: str) -> tuple[nn.Module | None, bool]:
-    """Where a value is to be had in transformers' model: a module, and whether it reads or returns it."""
-    inner = re.sub(r"^encoder\.layers\.\d+\.", "", name)
-    prefix = name.removesuffix(inner)
-    reads = inner in READ_BY
+def _both(ours: BertModel, theirs: Any, attention: str, inputs: dict[str, Tensor]) -> dict[str, Pair]:
+    """Each value that both sides have, ours and theirs, in the order computed."""
+    reference: dict[str, Tensor] = {}
+    with torch.no_grad(), ExitStack() as stack:
+        for name in value_names(ours):
+            module = _module_of(theirs, name)
+            if module is not None:
+                stack.callback(_listen(module, name, reference).remove)
+        out = theirs(**inputs, output_attentions=attention == "eager")
+        for number, probabilities in enumerate(out.attentions or ()):
+            reference[f"encoder.layers.{number}.attention.probabilities"] = probabilities
+    reference["last_hidden_state"] = out.last_hidden_state
+    if out.pooler_output is not None:
+        reference["pooler_output"] = out.pooler_output
+    return {name: (value, reference[name]) for name, value in _ours(ours, inputs, list(reference)).items()}
+
+
+@torch.no_grad()
+def _ours(model: BertModel, inputs: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
+    """Our values of these names, in the shapes that transformers has."""
+    out = model(**inputs)  # without hooks: what a user gets
+    with record(model, [name for name in wanted if name in value_names(model)]) as trace:
+        model(**inputs)
+    values = dict(trace) | {"last_hidden_state": out.last_hidden_state, "pooler_output": out.pooler_output}
+    for name, value in values.items():
+        if value is not None and value.dim() == 4 and not name.endswith("probabilities"):
+            values[name] = value.transpose(1, 2).flatten(2)  # (B, H, S, W) → (B, S, D)
+    return {name: value for name, value in values.items() if name in wanted}
+
+
+def _module_of(theirs: nn.Module, name: str) -> nn.Module | None:
+    """The module of transformers' model that reads or returns a value; None for a step inside attention."""
     if name == "pooler.tanh":
-        return theirs.get_submodule("pooler"), False
+        return theirs.get_submodule("pooler")
+    short = short_name(name)
+    module = VALUES[short].module
+    if VALUES[short].side == "inside":  # query, key and value come from a module each, and the output reads the context
+        module = "attention.output" if short == "attention.context" else short
     try:
-        parameter = checkpoint_name(f"{prefix}{READ_BY.get(inner, inner)}.weight")
-    except KeyError:  # a step inside attention
-        return None, False
-    return theirs.get_submodule(parameter.removesuffix(".weight")), reads
+        weight = checkpoint_name(f"{name.removesuffix(short)}{module}.weight")
+    except KeyError:
+        return None
+    return theirs.get_submodule(weight.removesuffix(".weight"))
 
 
-def _listen(module: nn.Module, name: str, reads: bool, into: dict[str, Tensor]) -> RemovableHandle:
-    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        into[name] = inputs[0]
+def _listen(module: nn.Module, name: str, values: dict[str, Tensor]) -> RemovableHandle:
+    """Keeps what a module reads, or what it returns, whichever has this name."""
 
-    def returned(_: nn.Module, inputs: tuple[Tensor, ...], value: Tensor) -> None:
-        into[name] = value
+    def read(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        values[name] = arguments[0]
 
-    return module.register_forward_pre_hook(read) if reads else module.register_forward_hook(returned)
+    def returned(_: nn.Module, arguments: tuple[Tensor, ...], value: Tensor) -> None:
+        values[name] = value
+
+    short = short_name(name)
+    if VALUES[short].side == "input" or short == "attention.context":
+        return module.register_forward_pre_hook(read)
+    return module.register_forward_hook(returned)
 
 
 def _words(line: Line | None) -> str:

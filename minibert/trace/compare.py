@@ -1,20 +1,25 @@
 """Are two sets of named values the same, and if not, is it rounding?
 
-`verify`, `diagnose` and the tests ask this in the same way: both sides compute in float64, where a mistake stays as
-large as it was and rounding all but disappears.
+`verify`, `diagnose` and the tests ask this in the same way. Both sides compute in float64, where a mistake stays as
+large as it was and rounding all but disappears; and how far rounding can move a value is measured on the model itself.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from minibert.model import BertModel
+from minibert.trace.recording import edit, value_names
 
 Values = dict[str, Tensor]  # by name, in the order computed
 
-SAME = 1e-8  # in float64, relative to the typical size of a value: below it is rounding, in whatever order
+# Relative to the typical size of a value: constants that are written with nine digits are not mistakes.
+SAME = 1e-8
+
+# An order of sums may round this many times worse than the few that `rounding_noise` tries.
+NOISE_MARGIN = 8
 
 
 def example_inputs(model: BertModel, seed: int = 0) -> dict[str, Tensor]:
@@ -29,6 +34,50 @@ def example_inputs(model: BertModel, seed: int = 0) -> dict[str, Tensor]:
     types[1, lengths[1] // 2 : lengths[1]] = config.type_vocab_size - 1
     device = model.embeddings.word_embeddings.weight.device
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "token_type_ids": types.to(device)}
+
+
+def rounding_noise(
+    model: nn.Module, compute: Callable[[], Values], dtype: torch.dtype, rounded: Sequence[Values] = (), runs: int = 4
+) -> dict[str, float]:
+    """How far rounding in `dtype` can move each value, whatever the order of the sums.
+
+    Measured by Monte Carlo arithmetic (Parker 1997, "Monte Carlo Arithmetic: exploiting randomness in floating-point
+    arithmetic"): the model computes in float64 a few times, each time with every number inside it multiplied by
+    1 + ε·u, where ε is the machine epsilon of `dtype` and u is drawn from [−1, 1]. What that does to a value further
+    on, or to a cosine, mean or loss that is computed from the last ones, rounding does to it too: a LayerNorm of two
+    nearly equal numbers, say, makes it large.
+
+    Args:
+        model: in float64; see `in_float64`.
+        compute: runs the model and returns the values.
+        dtype: the precision that is rounded to.
+        rounded: what the model has computed in that precision itself, if it has.
+        runs: how many times to compute.
+
+    Returns:
+        A bound for each value that `compute` returns, with a margin.
+    """
+    epsilon = torch.finfo(dtype).eps
+    generator = torch.Generator().manual_seed(0)
+
+    def perturb(value: Tensor) -> Tensor:
+        draws = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+        return value * (1 + epsilon * (2 * draws - 1))
+
+    # A masked score is a score plus 0 or the most negative number there is, and so rounded with the score.
+    names = [name for name in value_names(model) if not name.endswith("masked_scores")]
+    exact, samples = compute(), list(rounded)
+    for _ in range(runs):
+        with edit(model, names, perturb):
+            samples.append(compute())
+    noise = {}
+    for name, value in exact.items():
+        if name.endswith("masked_scores"):
+            noise[name] = max(max_difference(sample[name], value) for sample in samples[len(rounded) :])
+        else:
+            differences = [max_difference(sample[name], value) for sample in samples]
+            noise[name] = max(epsilon * _largest(value), *differences)
+    return {name: NOISE_MARGIN * bound for name, bound in noise.items()}
 
 
 def first_difference(ours: Values, theirs: Values, noise: Mapping[str, float]) -> str | None:
@@ -52,6 +101,10 @@ def max_difference(a: Tensor, b: Tensor) -> float:
         return float("inf")
     same = (a == b) | (a.isnan() & b.isnan())
     return (a.double() - b.double()).abs().nan_to_num(nan=float("inf")).masked_fill(same, 0).max().item()
+
+
+def _largest(value: Tensor) -> float:
+    return value.abs().nan_to_num(nan=0.0, posinf=0.0).max().item()
 
 
 def max_ulps(a: Tensor, b: Tensor) -> int:

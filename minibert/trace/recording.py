@@ -7,67 +7,85 @@
     with edit(model, "encoder.layers.3.attention.probabilities", without_head_5):
         model(**inputs)                             the same model with one value changed on the way
 
-Both are made of PyTorch's hooks, and of an attention function that stands in for the model's own where the steps of
-attention itself are asked for. `model.py` knows nothing of them, and nothing stays behind after the block.
+Both are made of PyTorch's hooks; for the values inside attention, `TracedAttention` takes the place of the model's own
+function, the same operations with a hook at each step. `model.py` knows nothing of them, and nothing stays behind
+after the block.
 """
 
+import copy
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle as Handle
+from torch.utils.hooks import RemovableHandle
 
 from minibert.errors import InputError
-from minibert.model import ATTENTION, AttentionFunction, BertModel, EncoderLayer, eager_attention
+from minibert.model import ATTENTION, Attention, AttentionFunction, BertModel, eager_attention
 from minibert.show.tables import table
 
-Tap = Callable[[str, Tensor], Tensor]  # gets a name and a value, and returns the value to go on with
+Hook = Callable[[str, Tensor], Tensor]  # hook(name, value) returns the value to go on with
 
-# Every value that has a name, in the order computed, with its shape in the letters of `model.py`.
+
+class Value(NamedTuple):
+    """Where a named value is: what a module reads or returns, or a step inside an `Attention`."""
+
+    axes: str  # its shape, in the letters of `model.py`
+    module: str
+    side: Literal["input", "output", "inside"]
+
+
+# Every value that has a name, in the order computed. Those of a layer, and their modules, are named without the
+# "encoder.layers.0." that they begin with: that is the short name.
 EMBEDDINGS = {
-    "word_embeddings": "B S D",
-    "token_type_embeddings": "B S D",
-    "position_embeddings": "1 S D",
-    "sum": "B S D",  # what the norm reads
-    "norm": "B S D",
+    "embeddings.word_embeddings": Value("B S D", "embeddings.word_embeddings", "output"),
+    "embeddings.token_type_embeddings": Value("B S D", "embeddings.token_type_embeddings", "output"),
+    "embeddings.position_embeddings": Value("1 S D", "embeddings.position_embeddings", "output"),
+    "embeddings.sum": Value("B S D", "embeddings.norm", "input"),
+    "embeddings.norm": Value("B S D", "embeddings.norm", "output"),
 }
 LAYER = {
-    "attention.query": "B H S W",  # with their biases, cut into heads
-    "attention.key": "B H T W",
-    "attention.value": "B H T W",
-    "attention.scores": "B H S T",  # Q·Kᵀ
-    "attention.scaled_scores": "B H S T",  # / √W
-    "attention.masked_scores": "B H S T",  # + mask
-    "attention.probabilities": "B H S T",  # softmax
-    "attention.context": "B H S W",  # · V
-    "attention.output": "B S D",
-    "attention_sum": "B S D",  # with the residual line; what the norm reads
-    "attention_norm": "B S D",
-    "feed_forward.expand": "B S F",
-    "feed_forward.activation": "B S F",
-    "feed_forward.contract": "B S D",
-    "feed_forward_sum": "B S D",
-    "feed_forward_norm": "B S D",
+    "attention.query": Value("B H S W", "attention", "inside"),  # with its bias, split into heads
+    "attention.key": Value("B H T W", "attention", "inside"),
+    "attention.value": Value("B H T W", "attention", "inside"),
+    "attention.scores": Value("B H S T", "attention", "inside"),  # Q·Kᵀ
+    "attention.scaled_scores": Value("B H S T", "attention", "inside"),  # / √W
+    "attention.masked_scores": Value("B H S T", "attention", "inside"),  # + mask
+    "attention.probabilities": Value("B H S T", "attention", "inside"),  # softmax
+    "attention.context": Value("B H S W", "attention", "inside"),  # · V
+    "attention.output": Value("B S D", "attention.output", "output"),
+    "attention_sum": Value("B S D", "attention_norm", "input"),  # with the residual connection
+    "attention_norm": Value("B S D", "attention_norm", "output"),
+    "feed_forward.expand": Value("B S F", "feed_forward.expand", "output"),
+    "feed_forward.activation": Value("B S F", "feed_forward.contract", "input"),
+    "feed_forward.contract": Value("B S D", "feed_forward.contract", "output"),
+    "feed_forward_sum": Value("B S D", "feed_forward_norm", "input"),
+    "feed_forward_norm": Value("B S D", "feed_forward_norm", "output"),
 }
-POOLER = {"dense": "B D", "tanh": "B D"}
+POOLER = {
+    "pooler.dense": Value("B D", "pooler.dense", "output"),
+    "pooler.tanh": Value("B D", "pooler", "output"),
+}
+VALUES = EMBEDDINGS | LAYER | POOLER
+# Formed by eager attention alone: the fused operation goes from query, key and value to the context in one step.
+STEPS = ("attention.scores", "attention.scaled_scores", "attention.masked_scores", "attention.probabilities")
 
 
 class Trace(dict[str, Tensor]):
     """The values of the last forward pass, by name, in the order computed."""
 
     def __missing__(self, name: str) -> Tensor:
-        raise InputError(_no_such(name, list(self)) if self else f"there is no {name!r} yet: call the model first")
+        raise InputError(_unknown(name, list(self)) if self else f"there is no {name!r} yet: call the model first")
 
     def summary(self) -> str:
         """A table of all names, with their shapes in letters and in numbers."""
-        rows = [(name, letters(name), " × ".join(map(str, value.shape))) for name, value in self.items()]
-        return table([("name", "letters", "shape"), *rows])
+        rows = [(name, axes_of(name), " × ".join(map(str, value.shape))) for name, value in self.items()]
+        return table([("name", "axes", "shape"), *rows])
 
 
 @contextmanager
@@ -81,20 +99,20 @@ def record(model: nn.Module, names: str | Sequence[str] = "*") -> Iterator[Trace
             attention the model was loaded with; the two differ by rounding.
 
     Raises:
-        InputError: nothing goes by these names.
+        InputError: no value has such a name.
     """
-    bert = bert_of(model)
+    bert = bert_in(model)
     wanted = _matching(bert, names)
     trace = Trace()
 
-    def tap(name: str, value: Tensor) -> Tensor:
-        if name in wanted:
-            trace[name] = value
+    def keep(name: str, value: Tensor) -> Tensor:
+        trace[name] = value
         return value
 
     with ExitStack() as stack:
         stack.callback(bert.register_forward_pre_hook(lambda *_: trace.clear()).remove)
-        _install(stack, bert, tap, wanted, first=False)
+        for handle in _register(bert, keep, wanted, first=False):
+            stack.callback(handle.remove)
         yield trace
 
 
@@ -104,18 +122,16 @@ def edit(model: nn.Module, names: str | Sequence[str], function: Callable[[Tenso
 
     Args:
         model, names: as for `record`.
-        function: gets the value, which it must not change in place, and returns another of the same shape. To switch
+        function: gets the value, which it must not change in place, and returns a new one of the same shape. To switch
             head 5 off: `lambda p: p.index_fill(1, torch.tensor([5]), 0)` at "….attention.probabilities".
 
     Raises:
-        InputError: nothing goes by these names, or the function returns something of another shape.
+        InputError: no value has such a name, or the function returns something of a different shape.
     """
-    bert = bert_of(model)
+    bert = bert_in(model)
     wanted = _matching(bert, names)
 
-    def tap(name: str, value: Tensor) -> Tensor:
-        if name not in wanted:
-            return value
+    def change(name: str, value: Tensor) -> Tensor:
         changed = function(value)
         if not isinstance(changed, Tensor) or changed.shape != value.shape:
             given = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
@@ -123,143 +139,38 @@ def edit(model: nn.Module, names: str | Sequence[str], function: Callable[[Tenso
         return changed
 
     with ExitStack() as stack:
-        _install(stack, bert, tap, wanted, first=True)
+        for handle in _register(bert, change, wanted, first=True):
+            stack.callback(handle.remove)
         yield
 
 
-def names_of(model: nn.Module) -> list[str]:
+def value_names(model: nn.Module) -> list[str]:
     """The names of all values that `record` and `edit` know in a model, in the order computed."""
-    bert = bert_of(model)
-    names = [f"embeddings.{name}" for name in EMBEDDINGS]
+    bert = bert_in(model)
+    names = list(EMBEDDINGS)
     if not bert.embeddings.absolute:
         names.remove("embeddings.position_embeddings")
     for number in range(len(bert.encoder.layers)):
         names += [f"encoder.layers.{number}.{name}" for name in LAYER]
-    return names + ([] if bert.pooler is None else [f"pooler.{name}" for name in POOLER])
+    return names + ([] if bert.pooler is None else list(POOLER))
 
 
-def letters(name: str) -> str:
+def short_name(name: str) -> str:
+    """The name of a value without its layer: "encoder.layers.3.attention.query" → "attention.query"."""
+    return re.sub(r"^encoder\.layers\.\d+\.", "", name)
+
+
+def axes_of(name: str) -> str:
     """The shape of a named value, in the letters of `model.py`: "encoder.layers.0.attention.query" → "B H S W"."""
-    whole = {f"embeddings.{key}": value for key, value in EMBEDDINGS.items()}
-    whole |= LAYER | {f"pooler.{key}": value for key, value in POOLER.items()}
-    return whole[re.sub(r"^encoder\.layers\.\d+\.", "", name)]
+    return VALUES[short_name(name)].axes
 
 
-# Attention, step by step, under the names of what each step forms. The same operations as `eager_attention`.
-Steps = dict[str, Callable[..., Tensor]]
-EAGER_STEPS: Steps = {
-    "scores": lambda query, key: query @ key.transpose(2, 3),  # (B, H, S, W) @ (B, H, W, T) → (B, H, S, T)
-    "scaled_scores": lambda scores, width: scores * width**-0.5,
-    "masked_scores": lambda scores, mask: scores if mask is None else scores + mask,
-    "probabilities": lambda scores, mask: F.softmax(scores, dim=-1),
-    "context": lambda probabilities, value: probabilities @ value,  # (B, H, S, T) @ (B, H, T, W) → (B, H, S, W)
-}
+def bert_in(model: nn.Module) -> BertModel:
+    """The one BERT inside a model.
 
-
-@dataclass
-class OpenAttention:
-    """An attention function whose values can be seen and changed on the way, and whose steps can be exchanged.
-
-    Args:
-        inner: the attention function it stands in for.
-        steps: how to compute instead, step by step; None leaves it to `inner`.
-        taps: what is called with each value.
+    Raises:
+        InputError: there is none, or there are several.
     """
-
-    inner: AttentionFunction = eager_attention
-    steps: Steps | None = None
-    taps: tuple[Tap, ...] = ()
-
-    def tap(self, name: str, value: Tensor) -> Tensor:
-        for tap in self.taps:
-            value = tap(name, value)
-        return value
-
-    def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor | None]:
-        query, key, value = self.tap("query", query), self.tap("key", key), self.tap("value", value)
-        if self.steps is None:
-            context, formed = self.inner(query, key, value, mask, dropout)
-            return self.tap("context", context), formed
-        step = self.steps
-        scores = self.tap("scores", step["scores"](query, key))
-        scores = self.tap("scaled_scores", step["scaled_scores"](scores, query.shape[-1]))
-        scores = self.tap("masked_scores", step["masked_scores"](scores, mask))
-        probabilities = F.dropout(self.tap("probabilities", step["probabilities"](scores, mask)), dropout)
-        return self.tap("context", step["context"](probabilities, value)), probabilities
-
-
-def through(attention: nn.Module, change: Callable[[OpenAttention], OpenAttention]) -> Handle:
-    """Lets an `Attention` module compute by change(what it computes by now), until the handle is removed."""
-
-    def exchange(
-        _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        named = dict(zip(("hidden", "mask", "attend"), inputs, strict=False)) | named
-        attend = named.get("attend", eager_attention)
-        open_ = change(attend if isinstance(attend, OpenAttention) else OpenAttention(attend))
-        return (named["hidden"], named.get("mask"), open_), {}
-
-    return attention.register_forward_pre_hook(exchange, with_kwargs=True)
-
-
-def _install(stack: ExitStack, bert: BertModel, tap: Tap, wanted: set[str], first: bool) -> None:
-    """Hooks that call `tap`, taken away when the stack closes. `first` puts them before those that are there."""
-
-    def output(module: nn.Module, name: str) -> None:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], value: Tensor) -> Tensor:
-            return tap(name, value)
-
-        if name in wanted:
-            stack.callback(module.register_forward_hook(hook, prepend=first).remove)
-
-    def reads(module: nn.Module, name: str) -> None:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tap(name, inputs[0]), *inputs[1:]
-
-        if name in wanted:
-            stack.callback(module.register_forward_pre_hook(hook, prepend=first).remove)
-
-    def attention(module: nn.Module, prefix: str) -> None:
-        def tap_inside(name: str, value: Tensor) -> Tensor:
-            return tap(prefix + name, value)
-
-        def opened(attend: OpenAttention) -> OpenAttention:
-            open_up = attend.steps is None and formed and attend.inner in ATTENTION.values()
-            steps = EAGER_STEPS if open_up else attend.steps
-            return OpenAttention(
-                attend.inner, steps, (tap_inside, *attend.taps) if first else (*attend.taps, tap_inside)
-            )
-
-        inside = {name.removeprefix(prefix) for name in wanted if name.startswith(prefix)} - {"output"}
-        formed = not inside.isdisjoint(EAGER_STEPS.keys() - {"context"})  # is something wanted that sdpa never forms?
-        if inside:
-            stack.callback(through(module, opened).remove)
-
-    embeddings = bert.embeddings
-    for part in ("word_embeddings", "token_type_embeddings", "position_embeddings", "norm"):
-        output(getattr(embeddings, part), f"embeddings.{part}")
-    reads(embeddings.norm, "embeddings.sum")
-    for number, layer in enumerate(bert.encoder.layers):
-        assert isinstance(layer, EncoderLayer)
-        prefix = f"encoder.layers.{number}."
-        attention(layer.attention, f"{prefix}attention.")
-        output(layer.attention.output, f"{prefix}attention.output")
-        reads(layer.attention_norm, f"{prefix}attention_sum")
-        output(layer.attention_norm, f"{prefix}attention_norm")
-        output(layer.feed_forward.expand, f"{prefix}feed_forward.expand")
-        reads(layer.feed_forward.contract, f"{prefix}feed_forward.activation")
-        output(layer.feed_forward.contract, f"{prefix}feed_forward.contract")
-        reads(layer.feed_forward_norm, f"{prefix}feed_forward_sum")
-        output(layer.feed_forward_norm, f"{prefix}feed_forward_norm")
-    if bert.pooler is not None:
-        output(bert.pooler.dense, "pooler.dense")
-        output(bert.pooler, "pooler.tanh")
-
-
-def bert_of(model: nn.Module) -> BertModel:
-    """The one BERT inside a model."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
     found = [module for module in modules if isinstance(module, BertModel)]
     if len(found) != 1:
@@ -267,17 +178,160 @@ def bert_of(model: nn.Module) -> BertModel:
     return found[0]
 
 
-def _matching(bert: BertModel, names: str | Sequence[str]) -> set[str]:
-    there, wanted = names_of(bert), set()
-    for pattern in [names] if isinstance(names, str) else names:
-        found = {name for name in there if fnmatchcase(name, pattern)}
+# --- attention, with a hook at each step -----------------------------------------------------------------------------
+
+
+class TracedAttention:
+    """`eager_attention`, one method for each step, with hooks on each value. A known bug overrides one of the steps."""
+
+    def __init__(self, *hooks: Hook) -> None:
+        self.hooks = hooks
+
+    def score(self, query: Tensor, key: Tensor) -> Tensor:
+        return query @ key.transpose(2, 3)  # (B, H, S, W) @ (B, H, W, T) → (B, H, S, T)
+
+    def scale(self, scores: Tensor, head_width: int) -> Tensor:
+        return scores * head_width**-0.5
+
+    def add_mask(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        return scores if mask is None else scores + mask
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        return F.softmax(scores, dim=-1)
+
+    def weigh(self, probabilities: Tensor, value: Tensor) -> Tensor:
+        return probabilities @ value  # (B, H, S, T) @ (B, H, T, W) → (B, H, S, W)
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key, value = self.hook("query", query), self.hook("key", key), self.hook("value", value)
+        scores = self.hook("scores", self.score(query, key))
+        scores = self.hook("scaled_scores", self.scale(scores, query.shape[-1]))
+        scores = self.hook("masked_scores", self.add_mask(scores, mask))
+        probabilities = self.hook("probabilities", self.softmax(scores))
+        probabilities = F.dropout(probabilities, dropout)
+        return self.hook("context", self.weigh(probabilities, value)), probabilities
+
+    def hook(self, name: str, value: Tensor) -> Tensor:
+        for hook in self.hooks:
+            value = hook(name, value)
+        return value
+
+    def with_hooks(self, *hooks: Hook) -> "TracedAttention":
+        """The same attention with these hooks and no others."""
+        traced = copy.copy(self)
+        traced.hooks = hooks
+        return traced
+
+
+class TracedFunction(TracedAttention):
+    """An attention function whose steps are its own affair: query, key, value and context alone have hooks."""
+
+    def __init__(self, attend: AttentionFunction, *hooks: Hook) -> None:
+        super().__init__(*hooks)
+        self.attend = attend
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key, value = self.hook("query", query), self.hook("key", key), self.hook("value", value)
+        context, probabilities = self.attend(query, key, value, mask, dropout)
+        return self.hook("context", context), probabilities
+
+
+@contextmanager
+def replace_attention(module: Attention, attention: TracedAttention) -> Iterator[None]:
+    """An `Attention` module computes by this function inside the block; hooks that are there see its values."""
+    handle = _change_attention(module, lambda attend: attention.with_hooks(*_traced(attend).hooks))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def hook_attention(module: Attention, hook: Hook, steps: bool, first: bool) -> RemovableHandle:
+    """Calls hook(name, value) at the values inside an `Attention`; with `steps`, eager attention forms all of them."""
+
+    def add(attend: AttentionFunction) -> TracedAttention:
+        traced = _traced(attend, steps)
+        return traced.with_hooks(*((hook, *traced.hooks) if first else (*traced.hooks, hook)))
+
+    return _change_attention(module, add)
+
+
+def _traced(attend: AttentionFunction, steps: bool = False) -> TracedAttention:
+    """An attention function as one that has hooks; with `steps` at every step, where it is one of the model's own."""
+    if not isinstance(attend, TracedAttention):
+        attend = TracedFunction(attend)
+    if steps and isinstance(attend, TracedFunction) and attend.attend in ATTENTION.values():
+        return TracedAttention(*attend.hooks)
+    return attend
+
+
+def _change_attention(module: Attention, change: Callable[[AttentionFunction], AttentionFunction]) -> RemovableHandle:
+    """Before each forward pass, puts change(function) in the place of the attention function that was handed over."""
+
+    def pre_hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        named = dict(zip(("hidden", "mask", "attend"), arguments, strict=False)) | named
+        attend = named.get("attend", eager_attention)
+        return (named["hidden"], named.get("mask"), change(attend)), {}
+
+    return module.register_forward_pre_hook(pre_hook, with_kwargs=True)
+
+
+# --- hooks on the wanted values --------------------------------------------------------------------------------------
+
+
+def hook_output(module: nn.Module, hook: Hook, name: str, first: bool) -> RemovableHandle:
+    """Calls hook(name, value) with what a module returns."""
+    return module.register_forward_hook(lambda _, arguments, value: hook(name, value), prepend=first)
+
+
+def hook_input(module: nn.Module, hook: Hook, name: str, first: bool) -> RemovableHandle:
+    """Calls hook(name, value) with the first argument of a module."""
+    return module.register_forward_pre_hook(
+        lambda _, arguments: (hook(name, arguments[0]), *arguments[1:]), prepend=first
+    )
+
+
+def _register(bert: BertModel, hook: Hook, wanted: list[str], first: bool) -> Iterator[RemovableHandle]:
+    """Registers a hook at each wanted value; `first` puts it before the hooks that are there."""
+    inside: dict[str, list[str]] = {}  # layer → the wanted values inside its attention
+    for name in wanted:
+        short = short_name(name)
+        layer, value = name.removesuffix(short), VALUES[short]
+        if value.side == "inside":
+            inside.setdefault(layer, []).append(short)
+        elif value.side == "input":
+            yield hook_input(bert.get_submodule(layer + value.module), hook, name, first)
+        else:
+            yield hook_output(bert.get_submodule(layer + value.module), hook, name, first)
+    for layer, names in inside.items():
+        attention = bert.get_submodule(f"{layer}attention")
+        assert isinstance(attention, Attention)
+        steps = not set(STEPS).isdisjoint(names)
+        yield hook_attention(attention, partial(_hook_wanted, hook, layer, names), steps, first)
+
+
+def _hook_wanted(hook: Hook, layer: str, wanted: list[str], step: str, value: Tensor) -> Tensor:
+    """Calls a hook at the wanted values of one attention module, by their full names."""
+    name = f"attention.{step}"
+    return hook(layer + name, value) if name in wanted else value
+
+
+def _matching(bert: BertModel, patterns: str | Sequence[str]) -> list[str]:
+    known = value_names(bert)
+    wanted = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found = {name for name in known if fnmatchcase(name, pattern)}
         if not found:
-            raise InputError(_no_such(pattern, there))
+            raise InputError(_unknown(pattern, known))
         wanted |= found
-    return wanted
+    return [name for name in known if name in wanted]
 
 
-def _no_such(name: str, there: list[str]) -> str:
-    close = difflib.get_close_matches(name, there, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "recording.names_of(model) lists all names"
-    return f"nothing goes by the name {name!r} here: {hint}"
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else "trace.value_names(model) lists all names"
+    return f"no value here is named {name!r}: {hint}"

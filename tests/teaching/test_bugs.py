@@ -11,7 +11,7 @@ from support.models import random_model
 from torch import Tensor
 
 from minibert.teaching.bugs import BUGS, Bug
-from minibert.teaching.diagnosis import observe
+from minibert.teaching.diagnosis import named_values
 from minibert.teaching.parts import PARTS
 from minibert.trace.compare import example_inputs
 
@@ -51,19 +51,19 @@ ORACLES: dict[str, Callable[[Values, Values], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.first in PARTS], ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.shows_at in PARTS], ids=lambda bug: bug.name)
 def test_after_the_model(bug: Bug) -> None:
     model = random_model(num_hidden_layers=4)
     inputs = example_inputs(model)
-    values = observe(model, inputs)
-    expected = ORACLES[bug.first](values, inputs)
-    torch.testing.assert_close(values[bug.first], expected)
+    values = named_values(model, inputs)
+    expected = ORACLES[bug.shows_at](values, inputs)
+    torch.testing.assert_close(values[bug.shows_at], expected)
     with bug.applied(model):
-        wrong = observe(model, inputs)[bug.first]
+        wrong = named_values(model, inputs)[bug.shows_at]
     assert not torch.allclose(wrong, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.first == "logits"], ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.shows_at == "logits"], ids=lambda bug: bug.name)
 def test_in_the_head(bug: Bug) -> None:
     ours, theirs, inputs = twins("masked words", "eager")
     expected = theirs(**inputs).logits

@@ -1,4 +1,4 @@
-"""Every known mistake is named from the outside, and a healthy model is never accused."""
+"""Every known mistake is named from the outside, and a correct model is never accused."""
 
 import copy
 import math
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,22 +20,22 @@ from minibert import BertConfig, BertModel, mean_pool
 from minibert.errors import InputError
 from minibert.model import ACTIVATIONS, BertOutput
 from minibert.teaching.bugs import BUGS, Bug
-from minibert.teaching.diagnosis import diagnose, observe
+from minibert.teaching.diagnosis import diagnose, named_values
 from minibert.teaching.parts import PARTS
 from minibert.trace.compare import example_inputs
-from minibert.trace.recording import bert_of
+from minibert.trace.recording import bert_in
 
 RANDOM = "decoder not tied"  # its numbers are others each time
 each_bug = pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
 
 
 @pytest.fixture(scope="module")
-def healthy() -> BertModel:
+def reference() -> BertModel:
     return subject("embeddings.norm")
 
 
 def with_bugs(*names: str) -> tuple[BertModel, ExitStack]:
-    """A model that has these bugs; everything else as `healthy`."""
+    """A model that has these bugs; everything else as `reference`."""
     student, stack = subject("embeddings.norm"), ExitStack()
     for name in names:
         stack.enter_context(BUGS[name].applied(student))
@@ -43,25 +44,25 @@ def with_bugs(*names: str) -> tuple[BertModel, ExitStack]:
 
 @each_bug
 def test_every_bug_is_named(bug: Bug) -> None:
-    student, healthy = subject(bug.first), subject(bug.first)
+    student, reference = subject(bug.shows_at), subject(bug.shows_at)
     with bug.applied(student):
-        found = diagnose(student, healthy)
+        found = diagnose(student, reference)
     if bug.name == RANDOM:
         assert found.verdict == "unknown"
     else:
         assert found.verdict in ("bug", "random")
     assert found.bugs == (bug.name,)
-    assert found.then is None
-    assert re.sub(r"encoder\.layers\.\d+\.", "", found.where) == bug.first
+    assert found.next_difference is None
+    assert re.sub(r"encoder\.layers\.\d+\.", "", found.first_difference) == bug.shows_at
     assert bug.explanation in str(found)
-    assert diagnose(student, healthy).healthy
-    assert hooks(student) == hooks(healthy) == 0
+    assert diagnose(student, reference).correct
+    assert hooks(student) == hooks(reference) == 0
 
 
 @each_bug
 def test_a_bug_goes_without_a_trace(bug: Bug) -> None:
-    model, untouched = subject(bug.first), subject(bug.first)
-    inputs = example_inputs(bert_of(model))
+    model, untouched = subject(bug.shows_at), subject(bug.shows_at)
+    inputs = example_inputs(bert_in(model))
 
     def use_and_fail() -> None:
         with bug.applied(model):
@@ -73,8 +74,8 @@ def test_a_bug_goes_without_a_trace(bug: Bug) -> None:
     assert not model.training
     for ours, theirs in zip(model.modules(), untouched.modules(), strict=True):
         assert vars(ours).keys() == vars(theirs).keys()
-    again = observe(model, inputs)
-    for name, value in observe(untouched, inputs).items():
+    again = named_values(model, inputs)
+    for name, value in named_values(untouched, inputs).items():
         assert torch.equal(again[name], value), name
 
 
@@ -82,34 +83,34 @@ def test_a_bug_goes_without_a_trace(bug: Bug) -> None:
     "first, second",
     [("no scale", "GELU by tanh"), ("value bias dropped", "pooler without tanh"), ("token types dropped", "no mask")],
 )
-def test_two_bugs_one_after_the_other(healthy: BertModel, first: str, second: str) -> None:
+def test_two_bugs_one_after_the_other(reference: BertModel, first: str, second: str) -> None:
     student, stack = with_bugs(first, second)
     with stack:
-        found = diagnose(student, healthy)
+        found = diagnose(student, reference)
     assert found.bugs[0] == first
-    assert found.then is not None
-    assert found.then in str(found)
+    assert found.next_difference is not None
+    assert found.next_difference in str(found)
     student, stack = with_bugs(second)  # the first is mended
     with stack:
-        assert diagnose(student, healthy).bugs == (second,)
+        assert diagnose(student, reference).bugs == (second,)
 
 
 @pytest.mark.parametrize(
-    "bug", [bug for bug in BUGS.values() if bug.first not in [*PARTS, "logits"]], ids=lambda bug: bug.name
+    "bug", [bug for bug in BUGS.values() if bug.shows_at not in [*PARTS, "logits"]], ids=lambda bug: bug.name
 )
 def test_from_hidden_states_alone(bug: Bug) -> None:
     """A student whose inside cannot be seen: named, or shown to be out of sight."""
-    student, healthy = subject(bug.first), subject(bug.first)
+    student, reference = subject(bug.shows_at), subject(bug.shows_at)
 
     def black_box(**inputs: Tensor) -> BertOutput:
         with bug.applied(student):
             return student(**inputs, output_hidden_states=True)
 
-    found = diagnose(black_box, healthy)
+    found = diagnose(black_box, reference)
     if bug.name == "key bias dropped":
         assert found.verdict in ("equal", "rounding")
     elif bug.name in ("mask of −10000", "mask of −10⁹", "mask of −∞"):
-        assert found.healthy  # these rows have something to look at
+        assert found.correct  # these rows have something to look at
     elif bug.name == "dropout left on":
         assert found.verdict == "random"
     else:
@@ -151,17 +152,17 @@ PARTS_OF_STUDENTS: list[tuple[str, Callable[..., object], str | None]] = [
 
 
 @pytest.mark.parametrize("part, function, bug", PARTS_OF_STUDENTS)
-def test_a_function_for_one_part(healthy: BertModel, part: str, function, bug: str | None) -> None:
-    found = diagnose(function, healthy, part=part)
+def test_a_function_for_one_part(reference: BertModel, part: str, function, bug: str | None) -> None:
+    found = diagnose(function, reference, part=part)
     if bug is None:
-        assert found.healthy, str(found)
+        assert found.correct, str(found)
     else:
         assert found.bugs == (bug,)
-    assert hooks(healthy) == 0
+    assert hooks(reference) == 0
 
 
-def test_a_function_is_known_by_its_name(healthy: BertModel) -> None:
-    assert diagnose(feed_forward, healthy).bugs == ("GELU by tanh",)
+def test_a_function_is_known_by_its_name(reference: BertModel) -> None:
+    assert diagnose(feed_forward, reference).bugs == ("GELU by tanh",)
     assert set(PARTS) >= {part for part, *_ in PARTS_OF_STUDENTS}
 
 
@@ -186,83 +187,100 @@ def test_on_a_real_checkpoint(checkpoint: Path) -> None:
     threads=st.integers(1, 2),
     seed=st.integers(0, 9),
 )
-def test_a_healthy_model_is_never_accused(heads, width, layers, activation, attention, dtype, threads, seed) -> None:
-    changes = {
-        "num_attention_heads": heads,
-        "hidden_size": heads * width,
-        "num_hidden_layers": layers,
-        "hidden_act": activation,
-    }
-    reference, student = (random_model(kind, **changes).to(dtype) for kind in ("eager", attention))
-    inputs = example_inputs(reference, seed)
+def test_a_correct_model_is_never_accused(heads, width, layers, activation, attention, dtype, threads, seed) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert diagnose(student, reference, inputs).healthy
-
-        def black_box(**inputs: Tensor) -> Tensor:  # each text on its own: another order of sums
-            rows = [student(**{name: tensor[row : row + 1] for name, tensor in inputs.items()}) for row in range(3)]
-            return torch.cat([row.last_hidden_state for row in rows])
-
-        assert diagnose(black_box, reference, inputs).healthy
+        is_never_accused(attention, dtype, seed, heads, width, layers=layers, hidden_act=activation)
     finally:
         torch.set_num_threads(before)
 
 
-def test_something_else_is_unknown(healthy: BertModel) -> None:
-    found = diagnose(lambda x: F.gelu(x) * 1.01, healthy, part="gelu")
+# What another processor computes by other kernels, or in another order, is not a mistake: sizes at which LayerNorm
+# divides by next to nothing, and seeds at which a cosine is off by one bit of float32 where ours has none.
+@pytest.mark.parametrize("seed", [1, 7, 10, 35])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_python", "gelu_new"])
+def test_two_numbers_a_token(activation: str, seed: int) -> None:
+    is_never_accused("sdpa", torch.float32, seed, heads=1, width=2, layers=1, hidden_act=activation)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "heads, width, layers", [(1, 1, 1), (2, 1, 3), (1, 2, 2), (1, 3, 1), (5, 1, 2), (3, 5, 1), (7, 3, 2), (1, 31, 4)]
+)
+def test_odd_sizes(heads: int, width: int, layers: int, dtype: torch.dtype) -> None:
+    is_never_accused("sdpa", dtype, seed=0, heads=heads, width=width, layers=layers)
+
+
+def is_never_accused(attention: str, dtype: torch.dtype, seed: int, heads: int, width: int, **changes: Any) -> None:
+    """A correct model, seen whole; and seen from outside, computing each text on its own: a different order of sums."""
+    sizes = {"num_attention_heads": heads, "hidden_size": heads * width, "num_hidden_layers": changes.pop("layers")}
+    reference, student = (random_model(kind, **sizes, **changes).to(dtype) for kind in ("eager", attention))
+    inputs = example_inputs(reference, seed)
+
+    def black_box(**inputs: Tensor) -> Tensor:
+        rows = [student(**{name: tensor[row : row + 1] for name, tensor in inputs.items()}) for row in range(3)]
+        return torch.cat([row.last_hidden_state for row in rows])
+
+    for each in (student, black_box):
+        found = diagnose(each, reference, inputs)
+        assert found.correct, str(found)
+
+
+def test_something_else_is_unknown(reference: BertModel) -> None:
+    found = diagnose(lambda x: F.gelu(x) * 1.01, reference, part="gelu")
     assert found.verdict == "unknown"
-    assert found.where == "encoder.layers.0.feed_forward.activation"
+    assert found.first_difference == "encoder.layers.0.feed_forward.activation"
     assert "No single known mistake" in str(found)
 
 
-def test_bad_input(healthy: BertModel) -> None:
-    with pytest.raises(InputError, match="there is no part 'atention'; there are embeddings, additive_mask"):
-        diagnose(softmax_attention, healthy, part="atention")
+def test_bad_input(reference: BertModel) -> None:
+    with pytest.raises(InputError, match=r"part must be one of embeddings, .*, got 'atention': did you mean attention"):
+        diagnose(softmax_attention, reference, part="atention")
     with pytest.raises(InputError, match="evaluation mode"):
-        diagnose(healthy, BertModel(BertConfig(**SIZES)))
+        diagnose(reference, BertModel(BertConfig(**SIZES)))
 
 
-def test_other_weights_are_named(healthy: BertModel) -> None:
-    student = copy.deepcopy(healthy)
+def test_other_weights_are_named(reference: BertModel) -> None:
+    student = copy.deepcopy(reference)
     student.encoder.layers[1].feed_forward.expand.weight.data *= 1.01
-    found = diagnose(student, healthy)
+    found = diagnose(student, reference)
     assert found.verdict == "unknown"
-    assert found.where == "encoder.layers.1.feed_forward.expand"
+    assert found.first_difference == "encoder.layers.1.feed_forward.expand"
     assert "Its encoder.layers.1.feed_forward.expand.weight is not the reference's" in str(found)
 
 
-def test_code_with_a_precision_of_its_own(healthy: BertModel) -> None:
+def test_code_with_a_precision_of_its_own(reference: BertModel) -> None:
     def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         lowest = None if mask is None else mask.float().clamp_min(torch.finfo(torch.float32).min)
         return softmax_attention(query.float(), key.float(), value.float(), lowest)
 
-    found = diagnose(attention, healthy)
-    assert found.healthy
+    found = diagnose(attention, reference)
+    assert found.correct
     assert "a precision of its own" in str(found)
 
 
-def test_in_inference_mode(healthy: BertModel) -> None:
+def test_in_inference_mode(reference: BertModel) -> None:
     with torch.inference_mode():
-        assert diagnose(softmax_attention, healthy, part="attention").healthy
-        assert diagnose(no_scale, healthy, part="attention").bugs == ("no scale",)
+        assert diagnose(softmax_attention, reference, part="attention").correct
+        assert diagnose(no_scale, reference, part="attention").bugs == ("no scale",)
 
 
-def test_nothing_to_compare_is_an_error(healthy: BertModel) -> None:
+def test_nothing_to_compare_is_an_error(reference: BertModel) -> None:
     with pytest.raises(InputError, match="BertModel has no masked_lm"):
-        diagnose(lambda *_: None, healthy, part="masked_lm")
+        diagnose(lambda *_: None, reference, part="masked_lm")
     with pytest.raises(InputError, match="nothing can be compared"):
-        diagnose(lambda **_: {"output": torch.zeros(3)}, healthy)
+        diagnose(lambda **_: {"output": torch.zeros(3)}, reference)
 
 
-def test_what_a_wrapper_returns_counts(healthy: BertModel) -> None:
+def test_what_a_wrapper_returns_counts(reference: BertModel) -> None:
     class Doubled(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.bert = copy.deepcopy(healthy)
+            self.bert = copy.deepcopy(reference)
 
         def forward(self, **inputs: Tensor) -> Tensor:
             return self.bert(**inputs)[0] * 2
 
-    found = diagnose(Doubled().eval(), healthy)
-    assert found.where == "last_hidden_state"
+    found = diagnose(Doubled().eval(), reference)
+    assert found.first_difference == "last_hidden_state"

@@ -60,7 +60,7 @@ def test_the_solution_is_our_own_code_and_passes(name: str, checkpoint: Path, re
     file, line = re.match(r"# (minibert/\S+\.py), line (\d+)\n", EXERCISES[name].solution()).groups()
     assert (ROOT / file).read_text(encoding="utf-8").splitlines()[int(line) - 1] in inspect.getsource(ours)
     found = check(ours, name)
-    assert found.healthy, str(found)
+    assert found.correct, str(found)
 
 
 # By the exercise: what people write, and what they are told.
@@ -346,12 +346,12 @@ NEARLY = [
     (
         "additive_mask",
         "return (1 - attention_mask[:, None, None].float()) * torch.finfo(torch.float32).min",
-        "numbers of torch.float32; they should be of torch.float16",
+        "numbers of torch.float32; they should be torch.float16",
     ),
     (
         "additive_mask",
         "return attention_mask[:, None, None].to(dtype) * torch.finfo(dtype).min",
-        "by as much as the lowest number of a mask",
+        "by as much as the most negative number, which masks",
     ),
     ("layer_norm", "return F.layer_norm(x, weight.shape, weight, None, eps)", "norm bias dropped"),
     ("cosine_similarity", "return F.normalize(a, dim=-1) @ b.T", "one vector's length forgotten"),
@@ -359,9 +359,9 @@ NEARLY = [
     ("word_vector", "pieces.insert(0, '[CLS]')\nreturn hidden[pieces.index(word)]", "changes the list pieces"),
     ("gelu", "exit()", "fails: SystemExit"),
     ("gelu", "return F.gelu(x), x", "a tuple of 2, where one tensor is asked for"),
-    ("gelu", "return F.gelu(x).half()", "numbers of torch.float16; they should be of torch.float32"),
-    ("gelu", "return x / 0 * 0", "NaN, which is no number"),
-    ("attention", "return F.dropout(query, 0.1)", "Is it new weights at each call, or dropout?"),
+    ("gelu", "return F.gelu(x).half()", "numbers of torch.float16; they should be torch.float32"),
+    ("gelu", "return x / 0 * 0", "NaN, not a number"),
+    ("attention", "return F.dropout(query, 0.1)", "Is it new weights on every call, or dropout?"),
     ("masked_lm", "return F.linear(F.relu(self.norm(self.dense(hidden))), word_embeddings, self.bias)", "logits"),
 ]
 
@@ -379,8 +379,8 @@ def test_the_reference_stays_as_it_is(checkpoint: Path) -> None:
         self.dense.weight.data *= 2
         return hidden[:, 0]
 
-    assert not check(pooler).healthy
-    assert check(PARTS["pooler"].ours, "pooler").healthy
+    assert not check(pooler).correct
+    assert check(PARTS["pooler"].ours, "pooler").correct
 
 
 def test_a_file_that_a_students_code_does_not_find(here: Path) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from minibert import BertConfig, BertForMaskedLM, BertModel, SentenceEncoder
 from minibert.errors import InputError
+from minibert.model import additive_mask, eager_attention
 from minibert.trace.compare import example_inputs
-from minibert.trace.recording import edit, letters, names_of, record
+from minibert.trace.recording import TracedAttention, axes_of, edit, record, value_names
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_by_the_formulas(model: BertModel) -> None:
     inputs = example_inputs(model)
     with record(model) as t:
         out = model(**inputs, output_hidden_states=True, output_attentions=True)
-    assert list(t) == names_of(model)
+    assert list(t) == value_names(model)
 
     def close(name: str, expected: Tensor) -> None:
         torch.testing.assert_close(t[name], expected, atol=1e-5, rtol=1e-5)
@@ -71,7 +72,22 @@ def test_by_the_formulas(model: BertModel) -> None:
     close("pooler.tanh", t["pooler.dense"].tanh())
     sizes = {"B": 3, "S": 11, "T": 11, "D": 24, "H": 4, "W": 6, "F": 40, "1": 1}
     for name, found in t.items():
-        assert [sizes[letter] for letter in letters(name).split()] == list(found.shape), name
+        assert [sizes[letter] for letter in axes_of(name).split()] == list(found.shape), name
+
+
+@pytest.mark.parametrize("hidden_keys", [0, 3])
+def test_traced_attention_is_eager_attention(hidden_keys: int) -> None:
+    """The same operations in the same order, to the last bit, with dropout as well."""
+    query, key, value = torch.randn(3, 2, 4, 7, 6)
+    attention_mask = torch.ones(2, 7, dtype=torch.long)
+    attention_mask[1, 7 - hidden_keys :] = 0
+    mask = additive_mask(attention_mask, torch.float32)
+    for dropout in (0.0, 0.5):
+        torch.manual_seed(1)
+        expected = eager_attention(query, key, value, mask, dropout)
+        torch.manual_seed(1)
+        traced = TracedAttention()(query, key, value, mask, dropout)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(traced, expected, strict=True))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -121,7 +137,7 @@ def test_patching_another_sentence(model: BertModel) -> None:
         assert torch.equal(model(**one).last_hidden_state, expected)
 
 
-@pytest.mark.parametrize("name", names_of(random_model()))
+@pytest.mark.parametrize("name", value_names(random_model()))
 def test_every_name_can_be_edited(model: BertModel, name: str) -> None:
     inputs = example_inputs(model)
     plain = model(**inputs)
@@ -177,7 +193,7 @@ def test_inside_a_head_and_an_encoder(small: Path) -> None:
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda model: record(model, "encoder.layers.9.*"), "nothing goes by the name 'encoder.layers.9"),
+        (lambda model: record(model, "encoder.layers.9.*"), "no value here is named 'encoder.layers.9"),
         (lambda model: record(model, "encoder.layers.1.atention.scores"), "did you mean encoder.layers.1.attention"),
         (lambda model: record(torch.nn.Linear(2, 2)), "a model with one BertModel in it is needed, not Linear"),
         (lambda model: edit(model, "pooler.tanh", lambda value: value[:1]), r"must return a tensor \(3, 24\), not \(1"),
