@@ -337,6 +337,19 @@ def class_loss(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
     return F.cross_entropy(logits.view(-1, classes), labels.long().view(-1), ignore_index=ignored)
 
 
+def bert_in(model: nn.Module) -> BertModel:
+    """The one BERT inside a model: the model itself, or the BERT below a head or any other module.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    found = [module for module in modules if isinstance(module, BertModel)]
+    if len(found) != 1:
+        raise InputError(f"a model with one BertModel in it is needed, not {type(model).__name__}")
+    return found[0]
+
+
 HEADS: dict[str, type[Pretrained]] = {
     head.__name__: head
     for head in (

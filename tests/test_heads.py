@@ -11,6 +11,7 @@ import minibert
 from minibert.checkpoints import weights
 from minibert.checkpoints.loading import checkpoint_name
 from minibert.errors import ConfigError, InputError
+from minibert.heads import bert_in
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -148,3 +149,12 @@ def test_a_model_whose_layers_are_one_can_be_saved(tmp_path) -> None:
     again = minibert.BertModel.from_pretrained(tmp_path)
     for one, other in zip(*(layer.parameters() for layer in again.encoder.layers), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_bert_inside_a_model() -> None:
+    """Wherever it is, and only if it is the only one."""
+    model = minibert.BertForMaskedLM(CONFIG)
+    assert bert_in(model) is bert_in(model.bert) is bert_in(torch.nn.Sequential(model)) is model.bert
+    for other in (torch.nn.Linear(2, 2), torch.nn.ModuleList([model, minibert.BertModel(CONFIG)]), model.forward):
+        with pytest.raises(InputError, match=f"one BertModel in it is needed, not {type(other).__name__}"):
+            bert_in(other)

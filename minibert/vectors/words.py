@@ -17,6 +17,7 @@ from tokenizers import Encoding
 from torch import Tensor, nn
 
 from minibert.errors import InputError, PoolingError, TextTypeError, WordError
+from minibert.heads import bert_in
 from minibert.model import BertModel
 from minibert.tokenizer import BertTokenizer, check_text
 from minibert.vectors.batches import by_length
@@ -108,7 +109,7 @@ def embed_words(
     Raises:
         As `embed_word`; the message says which sentence.
     """
-    bert = base_model(model)
+    bert = _bert_for_vectors(model)
     device = bert.embeddings.word_embeddings.weight.device
     sentences = _as_list("sentences", sentences)
     looked_for = _one_each("words", words, str, len(sentences))
@@ -182,7 +183,7 @@ def static_word_embedding(
     Raises:
         WordError: a word that the vocabulary cannot spell, for which the table has only [UNK].
     """
-    table = base_model(model).embeddings.word_embeddings
+    table = _bert_for_vectors(model).embeddings.word_embeddings
     if not isinstance(words, str):
         return torch.stack(
             [static_word_embedding(model, tokenizer, word, subwords) for word in _as_list("words", words)]
@@ -204,17 +205,11 @@ def find_word(tokenizer: BertTokenizer, sentence: str, word: str) -> list[WordPl
     return _find(tokenizer, sentence, word, encoding)
 
 
-def base_model(model: nn.Module) -> BertModel:
-    """The BERT inside a model, ready to compute vectors.
-
-    Raises:
-        InputError: there is none, or it is in training mode.
-    """
-    bert = getattr(model, "bert", model)
-    if not isinstance(bert, BertModel):
-        raise InputError(f"the model must be a BertModel or one of the heads on it, not {type(model).__name__}")
+def _bert_for_vectors(model: nn.Module) -> BertModel:
+    """The BERT inside a model, which must be in evaluation mode."""
+    bert = bert_in(model)
     if model.training:
-        raise InputError("the model is in training mode, and its dropout makes every call another: call model.eval()")
+        raise InputError("the model is in training mode, where dropout changes its output: call model.eval()")
     return bert
 
 

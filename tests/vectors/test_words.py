@@ -248,7 +248,7 @@ def test_the_last_place_that_is_not_cut_off(model, tokenizer) -> None:
 def test_other_mistakes(checkpoint, model, tokenizer) -> None:
     with pytest.raises(InputError, match=r"in training mode, .* call model\.eval\(\)"):
         embed_word(BertModel.from_pretrained(checkpoint).train(), tokenizer, SOUP, "fly")
-    with pytest.raises(InputError, match="must be a BertModel or one of the heads on it, not Linear"):
+    with pytest.raises(InputError, match="a model with one BertModel in it is needed, not Linear"):
         embed_word(torch.nn.Linear(2, 2), tokenizer, SOUP, "fly")
     with pytest.raises(TextTypeError, match="sentences must be a list of strings, not str"):
         embed_words(model, tokenizer, SOUP, "fly")
