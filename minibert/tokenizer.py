@@ -307,12 +307,12 @@ class BertTokenizer:
         Raises:
             TokenizerError: an id outside the vocabulary.
         """
-        number = ids.tolist() if hasattr(ids, "tolist") else ids  # a tensor or array, of one id or a row
-        if not isinstance(number, int):
+        one = ids.tolist() if hasattr(ids, "tolist") else ids  # a tensor or array may hold one id or a row
+        if not isinstance(one, int):
             return [self.convert_ids_to_tokens(each) for each in _as_ids(ids)]
-        found = self.tokenizer.id_to_token(number) if 0 <= number < 1 << 32 else None
+        found = self.tokenizer.id_to_token(one) if 0 <= one < 1 << 32 else None  # the library takes 32 bits
         if found is None:
-            raise TokenizerError(f"id must be in the vocabulary, from 0 to {len(self) - 1}, got {number}")
+            raise TokenizerError(f"id must be in the vocabulary, from 0 to {len(self) - 1}, got {one}")
         return found
 
     def decode(self, ids: Sequence[int] | Tensor, skip_special_tokens: bool = False) -> str:
@@ -321,9 +321,9 @@ class BertTokenizer:
         Raises:
             TokenizerError: an id outside the vocabulary.
         """
-        numbers = _as_ids(ids)
-        self.convert_ids_to_tokens(numbers)  # the library would ignore unknown ids
-        return self.tokenizer.decode(numbers, skip_special_tokens=skip_special_tokens)
+        row = _as_ids(ids)
+        self.convert_ids_to_tokens(row)  # raises for unknown ids, which the library would ignore
+        return self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens)
 
     def _encode(self, texts: Sequence[Text], limit: int | None, add_special_tokens: bool = True) -> list[Encoding]:
         with self._lock:
@@ -439,20 +439,20 @@ def _check_supported(settings: dict[str, Any]) -> None:
 def _add_tokens(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Adds the tokens that a checkpoint's files have besides the vocabulary, each under the id it has there."""
     by_id: dict[int, AddedToken] = {}
-    for content, number in _read_json(folder / "added_tokens.json").items():
-        by_id[_token_id(number, content)] = AddedToken(content)
+    for content, value in _read_json(folder / "added_tokens.json").items():
+        by_id[_token_id(value, content)] = AddedToken(content)
     decoder = settings.get("added_tokens_decoder") or {}
-    for number, fields in decoder.items() if isinstance(decoder, dict) else ():
+    for value, fields in decoder.items() if isinstance(decoder, dict) else ():
         try:
             token = AddedToken(**{name: fields[name] for name in TOKEN_FIELDS if name in fields})
         except (TypeError, AttributeError):
             raise TokenizerError(f"added_tokens_decoder must hold tokens, got {reprlib.repr(fields)}") from None
-        by_id[_token_id(number, token.content)] = token
-    for number, token in sorted(by_id.items()):
+        by_id[_token_id(value, token.content)] = token
+    for token_id, token in sorted(by_id.items()):
         tokenizer.add_tokens([token])
-        if tokenizer.token_to_id(token.content) != number:
+        if tokenizer.token_to_id(token.content) != token_id:
             raise TokenizerError(
-                f"the token {token.content!r} has id {number} in the checkpoint's files, and would get "
+                f"the token {token.content!r} has id {token_id} in the checkpoint's files, and would get "
                 f"{tokenizer.token_to_id(token.content)} here: a token before it is missing"
             )
     for fields in (_read_json(folder / "special_tokens_map.json"), settings):

@@ -125,7 +125,7 @@ def _layer_indices(hidden_states: Sequence[Tensor], layers: str | Sequence[int])
             hint = did_you_mean(layers, named)
             raise PoolingError(f"layers must be a list of integers, or one of {known}, got {layers!r}{hint}")
         if not named[layers] or named[layers][0] <= -count:  # -count is the embeddings, which are not a layer
-            raise PoolingError(f"there are no {layers!r} among {count - 1} layers")
+            raise PoolingError(f"there are too few layers for {layers!r}: the model has {count - 1}")
         return named[layers]
     if not isinstance(layers, list | tuple | range) or not all(type(layer) is int for layer in layers):
         raise PoolingError(f"layers must be a list of integers, such as [-2, -1], got {layers!r}")

@@ -140,8 +140,10 @@ def embed_words(
                 chosen = torch.stack(states)  # (L + 1, n, D)
             else:
                 chosen = combine_layers(states, [layer] if isinstance(layer, int) else layer, how)  # (n, D)
-            tokens = [encodings[index].tokens[each] for each in location.token_indices]
-            vectors[index] = WordVector(SUBWORDS[subwords](chosen), tokens, location.token_indices, location.span)
+            vector = SUBWORDS[subwords](chosen)  # (…, n, D) → (…, D)
+            tokens = encodings[index].tokens
+            word_tokens = [tokens[each] for each in location.token_indices]
+            vectors[index] = WordVector(vector, word_tokens, location.token_indices, location.span)
     return [vectors[index] for index in range(len(encodings))]
 
 
