@@ -1,6 +1,6 @@
-"""Checks of arguments that many functions share. Each returns the value, or raises an error that names the argument.
+"""Checks of arguments that many functions share: each returns the value, or raises an error that names the argument.
 
-A message has one form: `{name} must be {what}, got {value}`, and where there is one, the next step.
+A message has one form: `{name} must be {what}, got {value}`, followed by the next step where there is one.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from minibert.errors import InputError, MinibertError
 def check_integer(
     name: str, value: Any, low: int, high: int | None = None, error: type[MinibertError] = InputError
 ) -> int:
-    """An integer from `low` to `high`; True and False are not integers here."""
+    """Returns an integer from `low` to `high`, or from `low` on; True and False do not count as integers."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         if high is not None:
             what = f"an integer from {low:,} to {high:,}"
@@ -25,16 +25,24 @@ def check_integer(
 
 
 def check_one_of(name: str, value: Any, known: Iterable[Any], error: type[MinibertError] = InputError) -> Any:
-    """One of the `known` values; for a string that is not, the message has those that are close."""
+    """Returns one of the `known` values; for a misspelt string, the message suggests those that are close."""
     known = list(known)
     if value not in known:
         listed = ", ".join(map(str, known))
-        raise error(f"{name} must be one of {listed}, got {reprlib.repr(value)}{did_you_mean(value, known)}")
+        what = listed if len(known) == 1 else f"one of {listed}"
+        raise error(f"{name} must be {what}, got {reprlib.repr(value)}{did_you_mean(value, known)}")
     return value
 
 
+def check_mask(mask: Any, error: type[MinibertError] = InputError) -> Any:
+    """Returns an attention mask, a tensor of ones and zeros."""
+    if not ((mask == 0) | (mask == 1)).all():
+        raise error("attention_mask must be 1 for each token and 0 for each padding position, got other values")
+    return mask
+
+
 def did_you_mean(name: Any, known: Iterable[Any], most: int = 3) -> str:
-    """ ": did you mean …?", with the known names that are close to this one; empty if none is."""
+    """Returns ": did you mean …?" with the known names that are close to this one, or "" if none is."""
     names = [each for each in known if isinstance(each, str)]
     close = difflib.get_close_matches(name, names, n=most) if isinstance(name, str) else []
     return f": did you mean {' or '.join(close)}?" if close else ""

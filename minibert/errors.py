@@ -1,7 +1,7 @@
-"""Every error that a user can cause: each names the thing at fault and the next step.
+"""Every error that a user can cause: its message names the thing at fault and the next step.
 
-All of them are `MinibertError`s, so one `except` catches them all; each is also the built-in error that fits, so code
-that knows nothing of minibert still catches it as a `ValueError`, `FileNotFoundError` and so on.
+All of them are `MinibertError`s, so one `except` catches them all. Each is also the built-in error that fits, so code
+that does not know minibert still catches it as a `ValueError`, `FileNotFoundError` and so on.
 """
 
 import sys
@@ -10,19 +10,19 @@ from pathlib import Path
 
 
 class MinibertError(Exception):
-    """The root of all errors below."""
+    """The base class of all errors below."""
 
 
 class ConfigError(MinibertError, ValueError):
-    """A `config.json`, or a setting of it, that does not describe a BERT we can build."""
+    """A `config.json`, or a field of it, that does not describe a BERT we can build."""
 
 
 class CheckpointNotFoundError(MinibertError, FileNotFoundError):
-    """No folder, store entry or hub repository of that name, or a file of it is not there."""
+    """No folder, store entry or hub repository has that name, or one of its files is missing."""
 
 
 class CheckpointError(MinibertError, ValueError):
-    """A checkpoint file that is damaged, or whose tensors are not the model's: missing, extra or mis-shaped."""
+    """A checkpoint file that is damaged, or whose tensors do not fit the model: missing, extra or of another shape."""
 
 
 class ChecksumError(CheckpointError):
@@ -30,11 +30,11 @@ class ChecksumError(CheckpointError):
 
 
 class DownloadError(MinibertError, ConnectionError):
-    """The hub, or the package that carries a checkpoint, could not be reached or refused."""
+    """The hub, or the package that contains a checkpoint, could not be reached, or refused the download."""
 
 
 class StoreError(MinibertError, OSError):
-    """A folder or file that cannot be written or read: no space, no permission, not a folder."""
+    """A folder or file that cannot be written or read: disk full, no permission, not a folder."""
 
 
 class TokenizerError(MinibertError, ValueError):
@@ -46,11 +46,11 @@ class TextTypeError(MinibertError, TypeError):
 
 
 class TextError(MinibertError, ValueError):
-    """A text that cannot be used: nothing in it, or too long."""
+    """A text that cannot be used: empty, or too long."""
 
 
 class WordError(MinibertError, ValueError):
-    """A word that is not in its sentence, is there several times, or was cut off."""
+    """A word that is not in its sentence, occurs in it several times, or was cut off."""
 
 
 class InputError(MinibertError, ValueError):
@@ -62,35 +62,35 @@ class PoolingError(MinibertError, ValueError):
 
 
 class EmbedError(MinibertError, ValueError):
-    """A file of texts that cannot be embedded, or an interrupted run that cannot go on: other texts, other settings."""
+    """A file of texts that cannot be embedded, or an interrupted run whose texts or settings have changed since."""
 
 
 class ExerciseError(MinibertError, ValueError):
-    """An exercise that there is not, or a file of a student's that cannot be written, read or run."""
+    """An unknown exercise, or a student's file that cannot be written, read or run."""
 
 
 class DoubledTokensWarning(UserWarning):
-    """A text that already has the special tokens that the tokenizer adds."""
+    """A text that already has the special tokens that the tokenizer will add."""
 
 
 class TruncationWarning(UserWarning):
-    """Texts that were longer than the model's limit, and were cut."""
+    """Texts that were cut because they were longer than the model's limit."""
 
 
 class VectorsError(MinibertError, ValueError):
-    """A file that cannot be read as word vectors, or a word that they do not have."""
+    """A file that cannot be read as word vectors, or a word without a vector."""
 
 
 class MissingPackageError(MinibertError, ImportError):
-    """A package of one of minibert's extras is needed and not installed."""
+    """A package of one of minibert's extras is needed but not installed."""
 
 
 class NewParametersWarning(UserWarning):
-    """A model was loaded from a checkpoint that lacks some of its parameters, which start at random."""
+    """A model was loaded from a checkpoint that lacks some of its parameters: they start at random."""
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warns at the line of the caller's own code, however deep in minibert or PyTorch the reason was found."""
+    """Issues a warning at the line of the user's own code, however deep in minibert or PyTorch the cause was found."""
     inside = (str(Path(__file__).parent), str(Path(sys.modules["torch"].__file__ or "").parent))
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_code.co_filename.startswith(inside):

@@ -1,7 +1,7 @@
 """What is trained on top of a BERT?
 
-Each class is a `BertModel`, reachable as `model.bert`, with one more layer or two. Given labels it also returns the
-loss that it is trained with. Names, arguments and losses are those of `transformers`.
+Each class is a `BertModel`, available as `model.bert`, with a head of one or two more layers. Given labels, it also
+returns the training loss. Names, arguments and losses are those of `transformers`.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ class HeadOutput(NamedTuple):
     """What a model with one head returns. `out[0]` is the loss, or None without labels."""
 
     loss: Tensor | None  # ()
-    logits: Tensor  # scores before any softmax; the class says their shape
+    logits: Tensor  # scores before any softmax, in the shape that the class gives
     hidden_states: tuple[Tensor, ...] | None = None  # L + 1 of (B, S, D)
     attentions: tuple[Tensor, ...] | None = None  # L of (B, H, S, T)
 
@@ -51,13 +51,13 @@ class QuestionAnsweringOutput(NamedTuple):
 class MaskedLMHead(nn.Module):
     """Scores every word of the vocabulary at every position (BERT, 3.1, task 1).
 
-    The decoder is tied: it has no weights but a bias, and scores with the word embedding table, which it is handed.
+    The decoder is tied: it has only a bias of its own, and scores with the word embedding table, an argument.
     """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         if not config.tie_word_embeddings:
-            raise ConfigError("tie_word_embeddings is False, and minibert's decoder is the word embedding table")
+            raise ConfigError("tie_word_embeddings must be True, got False: the decoder is the word embedding table")
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = choose(ACTIVATIONS, "hidden_act", config.hidden_act)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -69,7 +69,7 @@ class MaskedLMHead(nn.Module):
 
 
 class BertWithHead(Pretrained):
-    """What the classes below share: a BERT, a way to turn its output into scores, and a loss for them."""
+    """What the classes below share: a BERT, a score computed from its output, and a loss."""
 
     needs_pooler = True
 
@@ -78,11 +78,11 @@ class BertWithHead(Pretrained):
         self.bert = BertModel(config, attention, add_pooling_layer=self.needs_pooler)
 
     def score(self, out: BertOutput) -> Tensor:
-        """The logits."""
+        """Returns the logits, in the shape that the class gives."""
         raise NotImplementedError
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What training makes small."""
+        """Returns the training loss, a single number."""
         return class_loss(logits, labels)
 
     def forward(
@@ -95,7 +95,7 @@ class BertWithHead(Pretrained):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> HeadOutput:
-        """Inputs as for `BertModel`; `labels` as the class says, in the shape of the logits without their last axis.
+        """Inputs are those of `BertModel`; `labels` have the logits' shape without its last axis, or as the class says.
 
         Raises:
             InputError: inputs or labels that do not fit; the message says which.
@@ -110,9 +110,9 @@ class BertWithHead(Pretrained):
 
 
 class BertForMaskedLM(BertWithHead):
-    """Which word belongs where: logits (B, S, V).
+    """Predicts masked words: logits (B, S, V) (BERT, 3.1, task 1).
 
-    `labels` (B, S): the ids of the masked words, and -100, which no loss is computed for, everywhere else.
+    `labels` (B, S): the ids of the masked words, and -100, for which no loss is computed, everywhere else.
     """
 
     needs_pooler = False
@@ -127,9 +127,9 @@ class BertForMaskedLM(BertWithHead):
 
 
 class BertForNextSentencePrediction(BertWithHead):
-    """Does the second text follow the first: logits (B, 2).
+    """Predicts whether the second text follows the first: logits (B, 2) (BERT, 3.1, task 2).
 
-    `labels` (B,): 0 where it does, 1 where it is a random one (BERT, 3.1, task 2).
+    `labels` (B,): 0 if it does, 1 if it is a random text.
     """
 
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
@@ -142,7 +142,7 @@ class BertForNextSentencePrediction(BertWithHead):
 
 
 class BertForPreTraining(BertWithHead):
-    """Both tasks that BERT is pretrained on: logits for words (B, S, V) and for the next sentence (B, 2)."""
+    """Both pretraining tasks of BERT: logits for words (B, S, V) and for the next sentence (B, 2)."""
 
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
         super().__init__(config, attention)
@@ -161,7 +161,7 @@ class BertForPreTraining(BertWithHead):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> PreTrainingOutput:
-        """As for the two heads alone; the loss is the sum of theirs and needs both kinds of labels."""
+        """Arguments are those of the two heads; the loss is the sum of their losses and needs both kinds of labels."""
         out = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
         )
@@ -175,13 +175,13 @@ class BertForPreTraining(BertWithHead):
 
 
 class BertForSequenceClassification(BertWithHead):
-    """One of C classes, several, or a number, for a whole text or pair: logits (B, C) (BERT, 4.1).
+    """Predicts one of C classes, several of them, or numbers, for a text or pair: logits (B, C) (BERT, 4.1).
 
     `labels` and the loss, by `config.problem_type`:
-        "single_label_classification": (B,) whole numbers; cross entropy
+        "single_label_classification": (B,) integers; cross entropy
         "multi_label_classification": (B, C) of 0.0 and 1.0; binary cross entropy
         "regression": (B,) or (B, C) numbers; mean squared error
-    Where the config says nothing, one label means regression, and otherwise the labels' own type decides.
+    If it is None, a config with one label means regression; otherwise the dtype of the labels decides.
     """
 
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
@@ -199,21 +199,21 @@ class BertForSequenceClassification(BertWithHead):
             problem = "regression"
         if problem == "single_label_classification" or (problem is None and not labels.is_floating_point()):
             return class_loss(logits, labels)
-        one = logits.shape[-1] == 1 and labels.shape == logits.shape[:-1]
-        if labels.shape != logits.shape and not one:
-            raise InputError(f"labels must be {tuple(logits.shape)}, as the logits; they are {tuple(labels.shape)}")
+        is_single_number = logits.shape[-1] == 1 and labels.shape == logits.shape[:-1]  # (B,) for logits (B, 1)
+        if labels.shape != logits.shape and not is_single_number:
+            raise InputError(f"labels must be {tuple(logits.shape)} like the logits, got {tuple(labels.shape)}")
         labels = labels.to(logits.dtype).view_as(logits)
         if problem == "regression":
             return F.mse_loss(logits, labels)
         if not ((labels == 0) | (labels == 1)).all():
-            raise InputError("labels of several classes must be 1 for each class that holds and 0 for the others")
+            raise InputError("labels must be 1 for each class that applies and 0 for the rest, got other values")
         return F.binary_cross_entropy_with_logits(logits, labels)
 
 
 class BertForTokenClassification(BertWithHead):
-    """A class for every token, as in named-entity recognition: logits (B, S, C) (BERT, 5.3).
+    """Predicts a class for every token, as in named-entity recognition: logits (B, S, C) (BERT, 5.3).
 
-    `labels` (B, S): classes, and -100 where no loss is wanted.
+    `labels` (B, S): classes, and -100 for tokens without a loss.
     """
 
     needs_pooler = False
@@ -229,7 +229,7 @@ class BertForTokenClassification(BertWithHead):
 
 
 class BertForMultipleChoice(BertWithHead):
-    """Which of N endings fits: inputs (B, N, S), logits (B, N) (BERT, 4.4). `labels` (B,): the right ending."""
+    """Predicts which of N choices fits: inputs (B, N, S), logits (B, N) (BERT, 4.4). `labels` (B,): the right one."""
 
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
         super().__init__(config, attention)
@@ -250,22 +250,24 @@ class BertForMultipleChoice(BertWithHead):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> HeadOutput:
-        """Inputs (B, N, S); hidden states and attention maps are those of B·N texts."""
+        """Inputs are (B, N, S); hidden states and attention probabilities are those of B·N texts."""
         check_tensors(input_ids=input_ids, labels=labels)
         if input_ids is None or input_ids.dim() != 3 or 0 in input_ids.shape:
             shape = "None" if input_ids is None else tuple(input_ids.shape)
-            raise InputError(f"input_ids must be (batch, choices, sequence) and not empty; it is {shape}")
+            raise InputError(f"input_ids must be (batch, choices, sequence) and not empty, got {shape}")
 
-        def flat(inputs: Tensor | None) -> Tensor | None:
-            if isinstance(inputs, Tensor) and inputs.shape != input_ids.shape:
-                raise InputError(f"every input must be {tuple(input_ids.shape)}; one is {tuple(inputs.shape)}")
-            return inputs.flatten(0, 1) if isinstance(inputs, Tensor) else inputs  # (B, N, S) → (B·N, S)
+        def flat(name: str, inputs: Tensor | None) -> Tensor | None:
+            if not isinstance(inputs, Tensor):
+                return inputs  # None, or what `check_inputs` will refuse
+            if inputs.shape != input_ids.shape:
+                raise InputError(f"{name} must be {tuple(input_ids.shape)} like input_ids, got {tuple(inputs.shape)}")
+            return inputs.flatten(0, 1)  # (B, N, S) → (B·N, S)
 
         out = super().forward(
-            input_ids.flatten(0, 1),
-            flat(attention_mask),
-            flat(token_type_ids),
-            flat(position_ids),
+            input_ids.flatten(0, 1),  # (B, N, S) → (B·N, S)
+            flat("attention_mask", attention_mask),
+            flat("token_type_ids", token_type_ids),
+            flat("position_ids", position_ids),
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
@@ -274,10 +276,10 @@ class BertForMultipleChoice(BertWithHead):
 
 
 class BertForQuestionAnswering(BertWithHead):
-    """Where in the text an answer starts and ends: two logits for every token (BERT, 4.2).
+    """Predicts where in the text an answer starts and ends: two logits for every token (BERT, 4.2).
 
-    `start_positions`, `end_positions` (B,): the tokens that it starts and ends with; one beyond the text is left out
-    of the loss, which is the mean of both.
+    `start_positions`, `end_positions` (B,): its first and last token; the loss is the mean of both. Positions outside
+    the sequence do not count.
     """
 
     needs_pooler = False
@@ -298,7 +300,7 @@ class BertForQuestionAnswering(BertWithHead):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> QuestionAnsweringOutput:
-        """Inputs as for `BertModel`; the loss needs both positions."""
+        """Inputs are those of `BertModel`; the loss needs both positions."""
         out = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
         )
@@ -307,34 +309,49 @@ class BertForQuestionAnswering(BertWithHead):
         check_tensors(start_positions=start_positions, end_positions=end_positions)
         loss = None
         if start_positions is not None and end_positions is not None:
-            beyond = start.shape[1]  # the first place that no token has
+            beyond = start.shape[1]  # the first position after the last token
             start_loss = class_loss(start, start_positions.clamp(0, beyond), ignored=beyond)
             loss = (start_loss + class_loss(end, end_positions.clamp(0, beyond), ignored=beyond)) / 2
         return QuestionAnsweringOutput(loss, start, end, out.hidden_states, out.attentions)
 
 
 def classifier_dropout(config: BertConfig) -> float:
-    """The dropout before a classifier."""
+    """Returns the dropout probability before a classifier."""
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
 def check_tensors(**values: Tensor | None) -> None:
-    """Raises an `InputError` for an argument that is given and is no tensor."""
+    """Raises an `InputError` for an argument that is neither None nor a tensor."""
     for name, value in values.items():
         if value is not None and not isinstance(value, Tensor):
-            raise InputError(f"{name} must be a tensor, not {type(value).__name__}: torch.tensor({name})")
+            raise InputError(f"{name} must be a tensor, got {type(value).__name__}: torch.tensor({name})")
 
 
 def class_loss(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
-    """The cross entropy of logits (…, C) and labels (…), averaged over the labels that are not `ignored`."""
+    """Returns the cross entropy of logits (…, C) and labels (…), averaged over the labels that are not `ignored`."""
     if labels.shape != logits.shape[:-1]:
-        raise InputError(
-            f"labels must be {tuple(logits.shape[:-1])}, one for each place; they are {tuple(labels.shape)}"
-        )
+        raise InputError(f"labels must be {tuple(logits.shape[:-1])}, one for each position, got {tuple(labels.shape)}")
     classes = logits.shape[-1]
-    if labels.is_floating_point() or not ((labels == ignored) | ((labels >= 0) & (labels < classes))).all():
-        raise InputError(f"labels must be whole numbers from 0 to {classes - 1}, or {ignored} where there is none")
+    allowed = f"integers from 0 to {classes - 1}, or {ignored} for positions without a label"
+    if labels.is_floating_point():
+        raise InputError(f"labels must be {allowed}, got {labels.dtype}")
+    valid = (labels == ignored) | ((labels >= 0) & (labels < classes))
+    if not valid.all():
+        raise InputError(f"labels must be {allowed}, got {int(labels[~valid][0])}")
     return F.cross_entropy(logits.view(-1, classes), labels.long().view(-1), ignore_index=ignored)
+
+
+def bert_in(model: nn.Module) -> BertModel:
+    """The one BERT inside a model: the model itself, or the BERT below a head or any other module.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    found = [module for module in modules if isinstance(module, BertModel)]
+    if len(found) != 1:
+        raise InputError(f"a model with one BertModel in it is needed, not {type(model).__name__}")
+    return found[0]
 
 
 HEADS: dict[str, type[Pretrained]] = {
@@ -352,19 +369,23 @@ HEADS: dict[str, type[Pretrained]] = {
 
 
 def model_class(folder: Path) -> type[Pretrained]:
-    """The class that has a place for every head of a checkpoint.
+    """Returns the class that has all heads of a checkpoint.
 
-    The tensors say which heads there are. Only what they cannot tell, a classifier of texts from one of tokens or
-    choices, is taken from "architectures" in the config.
+    The tensors show which heads there are. Only "architectures" in the config distinguishes a classifier of texts from
+    one of tokens or choices.
 
     Raises:
         CheckpointNotFoundError, ConfigError, CheckpointError: as `from_pretrained` does.
     """
     fields = read_object(folder / layout.CONFIG, ConfigError)
     parts = {usual_name(name).rpartition(".")[0] for name in weights.read(folder)[1]}
-    words, follows = "cls.predictions" in parts, "cls.seq_relationship" in parts
-    if words or follows:
-        return BertForPreTraining if words and follows else BertForMaskedLM if words else BertForNextSentencePrediction
+    has_masked_lm, has_next_sentence = "cls.predictions" in parts, "cls.seq_relationship" in parts
+    if has_masked_lm and has_next_sentence:
+        return BertForPreTraining
+    if has_masked_lm:
+        return BertForMaskedLM
+    if has_next_sentence:
+        return BertForNextSentencePrediction
     if "qa_outputs" in parts:
         return BertForQuestionAnswering
     if "classifier" in parts:

@@ -1,4 +1,4 @@
-"""Every head beside its counterpart in transformers: outputs and losses bit for bit, gradients in float64."""
+"""Every head compared with its counterpart in transformers: outputs and losses bit for bit, gradients in float64."""
 
 import dataclasses
 
@@ -11,6 +11,7 @@ import minibert
 from minibert.checkpoints import weights
 from minibert.checkpoints.loading import checkpoint_name
 from minibert.errors import ConfigError, InputError
+from minibert.heads import bert_in
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -36,22 +37,22 @@ def test_outputs_and_losses_are_equal(case: str, attention: str, dtype: torch.dt
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_agree(case: str) -> None:
-    """In float64, for every parameter; the backward pass adds up in another order, so not to the last bit."""
+    """In float64, for every parameter; the backward pass sums in a different order, so not to the last bit."""
     ours, theirs, inputs = twins(case, "eager", torch.float64)
     ours(**inputs).loss.backward()
     theirs(**inputs).loss.backward()
     their_gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     assert len(their_gradients) == len(list(ours.parameters()))
     for name, parameter in ours.named_parameters():
-        theirs_too = their_gradients[checkpoint_name(name)]
-        if parameter.grad is None:  # the segment or pooler that this loss does not see
-            assert theirs_too is None, name
+        expected = their_gradients[checkpoint_name(name)]
+        if parameter.grad is None:  # a segment or pooler that this loss does not depend on
+            assert expected is None, name
         else:
-            torch.testing.assert_close(parameter.grad, theirs_too, rtol=1e-9, atol=1e-11, msg=name)
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_dropout_draws_the_same_numbers(case: str) -> None:
+def test_dropout_draws_the_same_random_numbers(case: str) -> None:
     ours, theirs, inputs = twins(case, "eager")
     losses = []
     for model in (ours.train(), theirs.train()):
@@ -76,31 +77,39 @@ def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
         again.bert.embeddings.word_embeddings.weight[7] *= 2
         changed = (again(INPUTS["input_ids"]).logits != theirs(INPUTS["input_ids"]).logits)[0, :, 7]
     assert changed.all()
-    with pytest.raises(ConfigError, match="tie_word_embeddings is False"):
+    with pytest.raises(ConfigError, match="tie_word_embeddings must be True, got False"):
         minibert.BertForMaskedLM(dataclasses.replace(CONFIG, tie_word_embeddings=False))
 
 
 @pytest.mark.parametrize(
     "name,inputs,message",
     [
-        ("BertForMaskedLM", {**INPUTS, "labels": WORDS[:2]}, r"labels must be \(3, 7\), one for each place; they are"),
-        ("BertForMaskedLM", {**INPUTS, "labels": WORDS + 50}, "labels must be whole numbers from 0 to 49, or -100"),
-        ("BertForTokenClassification", {**INPUTS, "labels": ids(B, S).float()}, "labels must be whole numbers"),
-        ("BertForSequenceClassification", {**INPUTS, "labels": torch.ones(2)}, r"labels must be \(3, 3\), as the"),
+        ("BertForMaskedLM", {**INPUTS, "labels": WORDS[:2]}, r"labels must be \(3, 7\), one for each position, got"),
+        (
+            "BertForMaskedLM",
+            {**INPUTS, "labels": WORDS + 50},
+            r"labels must be integers from 0 to 49, or -100 .*, got -?\d+",
+        ),
+        (
+            "BertForTokenClassification",
+            {**INPUTS, "labels": ids(B, S).float()},
+            "labels must be integers .*, got torch.float32",
+        ),
+        ("BertForSequenceClassification", {**INPUTS, "labels": torch.ones(2)}, r"labels must be \(3, 3\) like the"),
         (
             "BertForSequenceClassification",
             {**INPUTS, "labels": torch.ones(3, 3)[:, :2]},
-            r"labels must be \(3, 3\), as the",
+            r"labels must be \(3, 3\) like the",
         ),
         (
             "BertForSequenceClassification",
             {**INPUTS, "labels": torch.full((3, 3), 7.0)},
-            "must be 1 for each class that",
+            "must be 1 for each class that applies",
         ),
         (
             "BertForTokenClassification",
             {**INPUTS, "labels": [1, 2]},
-            r"labels must be a tensor, not list: torch\.tensor",
+            r"labels must be a tensor, got list: torch\.tensor",
         ),
         (
             "BertForQuestionAnswering",
@@ -110,17 +119,17 @@ def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
         (
             "BertForMultipleChoice",
             {**CHOICES, "attention_mask": MASK},
-            r"every input must be \(2, 4, 7\); one is \(3, 7\)",
+            r"attention_mask must be \(2, 4, 7\) like input_ids, got \(3, 7\)",
         ),
         (
             "BertForMultipleChoice",
             {"input_ids": None},
-            r"must be \(batch, choices, sequence\) and not empty; it is None",
+            r"must be \(batch, choices, sequence\) and not empty, got None",
         ),
         (
             "BertForMultipleChoice",
             INPUTS,
-            r"input_ids must be \(batch, choices, sequence\) and not empty; it is \(3, 7\)",
+            r"input_ids must be \(batch, choices, sequence\) and not empty, got \(3, 7\)",
         ),
     ],
 )
@@ -129,8 +138,8 @@ def test_bad_labels(name: str, inputs: dict, message: str) -> None:
         getattr(minibert, name)(CONFIG)(**inputs)
 
 
-def test_labels_of_other_types() -> None:
-    """Whole numbers of any width for classes, and for several classes at once."""
+def test_labels_of_various_dtypes() -> None:
+    """Integers of any size for a class, and integers or bools for several classes."""
     model = minibert.BertForSequenceClassification(CONFIG).eval()
     classes = torch.tensor([2, 0, 1])
     expected = model(**INPUTS, labels=classes).loss
@@ -141,10 +150,19 @@ def test_labels_of_other_types() -> None:
     assert torch.equal(model(**INPUTS, labels=labels).loss, model(**INPUTS, labels=labels.bool()).loss)
 
 
-def test_a_model_whose_layers_are_one_can_be_saved(tmp_path) -> None:
+def test_a_model_whose_layers_share_their_parameters_can_be_saved(tmp_path) -> None:
     model = minibert.BertModel(CONFIG)
     model.encoder.layers[1] = model.encoder.layers[0]
     model.save_pretrained(tmp_path)
     again = minibert.BertModel.from_pretrained(tmp_path)
     for one, other in zip(*(layer.parameters() for layer in again.encoder.layers), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_bert_inside_a_model() -> None:
+    """Wherever it is, and only if it is the only one."""
+    model = minibert.BertForMaskedLM(CONFIG)
+    assert bert_in(model) is bert_in(model.bert) is bert_in(torch.nn.Sequential(model)) is model.bert
+    for other in (torch.nn.Linear(2, 2), torch.nn.ModuleList([model, minibert.BertModel(CONFIG)]), model.forward):
+        with pytest.raises(InputError, match=f"one BertModel in it is needed, not {type(other).__name__}"):
+            bert_in(other)

@@ -20,22 +20,25 @@ IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"attention_mask": [[1, 1, 1]]}, "attention_mask must be a tensor, not list: a tokenizer makes them"),
-        ({"input_ids": None}, "input_ids must be a tensor, not NoneType"),
-        ({"input_ids": [[1, 2]]}, "input_ids must be a tensor, not list"),
-        ({"input_ids": torch.tensor([1, 2])}, r"it is (2,); add a batch dimension, input_ids[None]"),
-        ({"input_ids": torch.zeros(2, 0, dtype=torch.long)}, "must be (batch, sequence) and not empty; it is (2, 0)"),
-        ({"input_ids": IDS.float()}, "input_ids must be whole numbers, torch.int64; it is torch.float32"),
-        ({"input_ids": IDS + 4}, "input_ids has 10, and this model has 10 entries in the vocabulary (0 to 9)"),
-        ({"input_ids": IDS - 2}, "input_ids has -1"),
-        ({"input_ids": IDS.repeat(1, 3)}, "the sequence has 9 tokens, and this model has positions for 6"),
-        ({"attention_mask": torch.ones(3, 2)}, "attention_mask must be (2, 3) to go with the input_ids; it is (3, 2)"),
+        ({"attention_mask": [[1, 1, 1]]}, "attention_mask must be a tensor, got list: a tokenizer makes them"),
+        ({"input_ids": None}, "input_ids must be a tensor, got NoneType"),
+        ({"input_ids": [[1, 2]]}, "input_ids must be a tensor, got list"),
+        ({"input_ids": torch.tensor([1, 2])}, r"got (2,): add a batch dimension, input_ids[None]"),
+        ({"input_ids": torch.zeros(2, 0, dtype=torch.long)}, "must be (batch, sequence) and not empty, got (2, 0)"),
+        ({"input_ids": IDS.float()}, "input_ids must be integers, torch.int64, got torch.float32"),
+        (
+            {"input_ids": IDS + 4},
+            "input_ids must be from 0 to 9, got 10: this model has 10 entries in its vocabulary; ",
+        ),
+        ({"input_ids": IDS - 2}, "input_ids must be from 0 to 9, got -1"),
+        ({"input_ids": IDS.repeat(1, 3)}, "a sequence must have at most 6 tokens, got 9: shorten it"),
+        ({"attention_mask": torch.ones(3, 2)}, "attention_mask must be (2, 3) to match input_ids, got (3, 2)"),
         ({"attention_mask": torch.ones(2, 1, 1, 3)}, "attention_mask must be (2, 3)"),
-        ({"attention_mask": torch.full((2, 3), -10000.0)}, "attention_mask must hold 1 for each token and 0 for"),
+        ({"attention_mask": torch.full((2, 3), -10000.0)}, "attention_mask must be 1 for each token and 0 for"),
         ({"token_type_ids": torch.zeros(3, dtype=torch.long)}, "token_type_ids must be (2, 3)"),
-        ({"token_type_ids": IDS}, "token_type_ids has 6, and this model has 2 segments (0 to 1)"),
-        ({"position_ids": IDS[:, :2]}, "position_ids must be (2, 3) or (1, 3) to go with the input_ids; it is (2, 2)"),
-        ({"position_ids": IDS}, "position_ids has 6, and this model has 6 positions (0 to 5)"),
+        ({"token_type_ids": IDS}, "token_type_ids must be from 0 to 1, got 6: this model has 2 segments"),
+        ({"position_ids": IDS[:, :2]}, "position_ids must be (2, 3) or (1, 3) to match input_ids, got (2, 2)"),
+        ({"position_ids": IDS}, "position_ids must be from 0 to 5, got 6: this model has 6 positions"),
     ],
 )
 def test_bad_inputs(arguments: dict, message: str) -> None:
@@ -44,7 +47,7 @@ def test_bad_inputs(arguments: dict, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_outputs_by_name_and_by_place() -> None:
+def test_outputs_by_name_and_by_position() -> None:
     out = MODEL.eval()(IDS)
     assert out[0] is out.last_hidden_state
     assert out[1] is out.pooler_output
@@ -55,7 +58,7 @@ def test_outputs_by_name_and_by_place() -> None:
 
 def test_arguments_are_not_modified() -> None:
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    ids, kept = IDS.clone(), mask.clone()
+    ids, original_mask = IDS.clone(), mask.clone()
     MODEL(ids, mask)
     assert torch.equal(ids, IDS)
-    assert torch.equal(mask, kept)
+    assert torch.equal(mask, original_mask)

@@ -89,7 +89,7 @@ def test_layers_as_features(model, tokenizer, theirs) -> None:
     second = mean_pool(combine_layers(hidden_states, "second to last"), inputs["attention_mask"])[0]
     torch.testing.assert_close(second, states[5].mean(dim=0), atol=1e-6, rtol=0)
     assert (second - states[-1].mean(dim=0)).abs().max() > 0.1
-    with pytest.raises(PoolingError, match="layer 11 is not there: with 7 hidden states, layers run from 0 to 6"):
+    with pytest.raises(PoolingError, match="there is no layer 11: with 7 hidden states, layers run from 0 to 6"):
         combine_layers(hidden_states, [11])
     with pytest.warns(DoubledTokensWarning):
         tokenizer(f"[CLS] {PEASANTS} [SEP]")
@@ -130,7 +130,7 @@ def test_words_and_not_characters(data: Callable[[str], Path]) -> None:
     average = glove.average_vectors(BANKS)
     assert cosine_similarity(average.vectors).min() < 0.9
     assert average.missing == [[], [], [], []]
-    with pytest.raises(TextTypeError, match="give whole texts, not their words"):
+    with pytest.raises(TextTypeError, match="pass whole texts, not their words"):
         glove.average_vectors([text.split() for text in BANKS])
     documents = ["A man is eating food.", "A monkey is playing drums.", "A cheetah is running behind its prey."]
     query = glove.average_vectors("Someone in a gorilla costume is playing a set of drums.").vectors

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from minibert import BertTokenizer
 from minibert.errors import CheckpointNotFoundError, DoubledTokensWarning, TextError, TextTypeError, TokenizerError
 
-# Special tokens that are typed by hand are tried here on purpose.
+# These tests type special tokens by hand on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::minibert.errors.DoubledTokensWarning")
 
 TEXTS = [
@@ -145,19 +145,19 @@ def test_to_a_device_keeps_everything(tokenizer: BertTokenizer) -> None:
 @pytest.mark.parametrize(
     "arguments,error,message",
     [
-        (([],), TextError, "the list of texts is empty"),
+        (([],), TextError, "text must not be an empty list"),
         (("",), TextError, "text 0 has nothing to encode: ''"),
         ((["fine", " \n"],), TextError, r"text 1 has nothing to encode: ' \\n'"),
         (("\u200b\x00",), TextError, "text 0 has nothing to encode"),
         (("text", ""), TextError, r"text 0 has nothing to encode: \('text', ''\)"),
-        ((None,), TextTypeError, "text 0 must be a string, not NoneType; several texts go in a list"),
-        ((["fine", 3],), TextTypeError, "text 1 must be a string, not int"),
-        ((b"bytes",), TextTypeError, "must be a string, not bytes"),
-        ((["a"], ["b", "c"]), TextError, "there are 1 texts and 2 in text_pair"),
-        (([("a", 3)],), TextTypeError, "the second of pair 0 must be a string, not int"),
-        ((["a", ("b", "c")],), TextTypeError, "texts and pairs cannot be mixed"),
-        (("half \ud83d",), TextError, "text 0 holds half of a surrogate pair at character 5"),
-        (("fly " * 600,), TextError, "text 0 has 602 tokens, and the limit is 512: pass truncation=True to cut it"),
+        ((None,), TextTypeError, "text 0 must be a string, got NoneType: pass several texts as a list"),
+        ((["fine", 3],), TextTypeError, "text 1 must be a string, got int"),
+        ((b"bytes",), TextTypeError, "must be a string, got bytes"),
+        ((["a"], ["b", "c"]), TextError, "text_pair must have as many texts as text, 1, got 2"),
+        (([("a", 3)],), TextTypeError, "the second of pair 0 must be a string, got int"),
+        ((["a", ("b", "c")],), TextTypeError, "must be all texts or all pairs, got both in one list"),
+        (("half \ud83d",), TextError, "text 0 must be valid Unicode, got half of a surrogate pair at character 5"),
+        (("fly " * 600,), TextError, "text 0 must have at most 512 tokens, got 602: pass truncation=True to cut"),
     ],
 )
 def test_bad_texts(tokenizer: BertTokenizer, arguments: tuple, error: type[Exception], message: str) -> None:
@@ -169,10 +169,10 @@ def test_bad_texts(tokenizer: BertTokenizer, arguments: tuple, error: type[Excep
     "option,value",
     [("padding", False), ("padding", "max-length"), ("truncation", "only_first"), ("padding_side", "lft")],
 )
-def test_options_that_there_are_not(tokenizer: BertTokenizer, option: str, value: object) -> None:
-    with pytest.raises(TextError, match=f"{option} is {value!r}, and must be "):
+def test_unknown_options(tokenizer: BertTokenizer, option: str, value: object) -> None:
+    with pytest.raises(TextError, match=f"{option} must be one of .*, got {value!r}"):
         tokenizer("text", **{option: value})
-    with pytest.raises(TextError, match="return_tensors is 'np', and must be 'pt'"):
+    with pytest.raises(TextError, match="return_tensors must be pt, got 'np'"):
         tokenizer("text", return_tensors="np")
 
 
@@ -213,17 +213,20 @@ def test_added_tokens(checkpoint: Path, tmp_path: Path, files: dict[str, dict]) 
     [
         (
             {"added_tokens.json": {"<new>": 31000}},
-            "'<new>' is number 31000 .* would become 30522: a token before it is",
+            "'<new>' has id 31000 .* would get 30522 here: a token before it is",
         ),
-        ({"added_tokens.json": {"<new>": "x"}}, "the added token '<new>' has the number 'x'"),
-        ({"tokenizer_config.json": {"added_tokens_decoder": {"30522": 5}}}, "added_tokens_decoder has 5, which is no"),
+        ({"added_tokens.json": {"<new>": "x"}}, "id of the added token '<new>' must be an integer, got 'x'"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": {"30522": 5}}},
+            "_decoder must hold tokens, got 5",
+        ),
         (
             {"special_tokens_map.json": {"additional_special_tokens": [7]}},
-            "additional_special_tokens has 7, which is no",
+            "additional_special_tokens must hold tokens, got 7",
         ),
     ],
 )
-def test_added_tokens_that_make_no_sense(checkpoint: Path, tmp_path: Path, files: dict, message: str) -> None:
+def test_invalid_added_tokens(checkpoint: Path, tmp_path: Path, files: dict, message: str) -> None:
     shutil.copy(checkpoint / "vocab.txt", tmp_path)
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
@@ -233,12 +236,12 @@ def test_added_tokens_that_make_no_sense(checkpoint: Path, tmp_path: Path, files
 
 def test_a_pair_keeps_a_token_of_each(tokenizer: BertTokenizer) -> None:
     assert tokenizer("a b c", "d e f", truncation=True, max_length=5).tokens() == ["[CLS]", "a", "[SEP]", "d", "[SEP]"]
-    with pytest.raises(TextError, match="max_length is 4, and must be from 5"):
+    with pytest.raises(TextError, match="max_length must be an integer from 5 to 512, got 4"):
         tokenizer("a b c", "d e f", truncation=True, max_length=4)
 
 
 def test_copies(tokenizer: BertTokenizer) -> None:
-    """For worker processes; a lock of one copy is none of the other's business."""
+    """For worker processes; each copy has a lock of its own."""
     for again in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
         assert again(TEXTS)["input_ids"].tolist() == tokenizer(TEXTS)["input_ids"].tolist()
         assert again.model_max_length == tokenizer.model_max_length
@@ -247,7 +250,7 @@ def test_copies(tokenizer: BertTokenizer) -> None:
 @pytest.mark.parametrize(
     "config", [{"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}]
 )
-def test_the_config_has_the_last_word(checkpoint: Path, tmp_path: Path, config: dict) -> None:
+def test_the_config_takes_precedence(checkpoint: Path, tmp_path: Path, config: dict) -> None:
     """Over tokenizer.json, as in transformers."""
     shutil.copy(checkpoint / "tokenizer.json", tmp_path)
     shutil.copy(checkpoint / "vocab.txt", tmp_path)
@@ -259,12 +262,12 @@ def test_the_config_has_the_last_word(checkpoint: Path, tmp_path: Path, config: 
 
 @pytest.mark.parametrize("limit", [-1, 2, 513])
 def test_bad_max_length(tokenizer: BertTokenizer, limit: int) -> None:
-    with pytest.raises(TextError, match=f"max_length is {limit}, and must be from 3, .* to the model's limit of 512"):
+    with pytest.raises(TextError, match=f"max_length must be an integer from 3 to 512, got {limit}"):
         tokenizer("text", truncation=True, max_length=limit)
 
 
 def test_unknown_tokens_and_ids(tokenizer: BertTokenizer) -> None:
-    with pytest.raises(TokenizerError, match=r"'Dutchman' is not in the vocabulary; tokenize\(\) makes it dutch ##man"):
+    with pytest.raises(TokenizerError, match=r"'Dutchman' is not in .*: tokenize\(\) splits it into dutch ##man"):
         tokenizer.convert_tokens_to_ids("Dutchman")
     for ids in ("101", None, 1.5, [[101]], [1.5], torch.tensor([1.5])):
         with pytest.raises(TokenizerError, match="ids must be"):
@@ -275,11 +278,11 @@ def test_unknown_tokens_and_ids(tokenizer: BertTokenizer) -> None:
         == tokenizer.convert_ids_to_tokens(torch.tensor(101))
         == "[CLS]"
     )
-    with pytest.raises(TokenizerError, match="id 30522 is not in the vocabulary of 30522 tokens"):
+    with pytest.raises(TokenizerError, match="id must be in the vocabulary, from 0 to 30521, got 30522"):
         tokenizer.convert_ids_to_tokens(30_522)
-    with pytest.raises(TokenizerError, match="id -1 is not in the vocabulary"):
+    with pytest.raises(TokenizerError, match="id must be in the vocabulary, from 0 to 30521, got -1"):
         tokenizer.decode([101, -1])
-    with pytest.raises(TokenizerError, match=r"ids must be one row of whole numbers, and its shape is \(1, 3\): take"):
+    with pytest.raises(TokenizerError, match=r"ids must be one row of integers, got shape \(1, 3\): take"):
         tokenizer.decode(torch.tensor([[1, 2, 3]]))
 
 
@@ -314,7 +317,7 @@ BYTE_PAIRS = json.dumps({"version": "1.0", "added_tokens": [], "model": {"type":
         (
             {"tokenizer.json": BYTE_PAIRS},
             TokenizerError,
-            r"tokenizer\.json: BERT's tokens are WordPiece, and this tokenizer is BPE",
+            r"tokenizer\.json: tokenizer must be WordPiece, as BERT's is, got BPE",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The four vocabularies of the public BERTs on texts that are hard to cut, beside transformers' tokenizer."""
+"""The four vocabularies of the public BERTs on texts that are hard to tokenise, compared with transformers."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from real_data import read_vocabulary
 
 from minibert import BertTokenizer
 
-# Special tokens that are typed by hand are tried here on purpose.
+# These tests type special tokens by hand on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::minibert.errors.DoubledTokensWarning")
 
 CASED = {"do_lower_case": False}
@@ -62,7 +62,7 @@ def pair(
 
 
 def assert_same(pair: tuple, texts: list[str]) -> int:
-    """Ids, tokens and offsets of every text that has any token; returns how many had."""
+    """Compares ids, tokens and offsets of every text that has any token; returns how many do."""
     ours, theirs, _ = pair
     texts = [text for text in texts if ours.tokenize(text)]
     if not texts:
@@ -84,28 +84,30 @@ def test_the_vocabulary_is_the_published_one(pair: tuple) -> None:
 
 
 def test_hard_lines(pair: tuple) -> None:
-    assert assert_same(pair, HARD) >= len(HARD) - 1  # control characters alone leave nothing
+    assert assert_same(pair, HARD) >= len(HARD) - 1  # a line of control characters has no tokens
 
 
 def test_thousands_of_random_lines(pair: tuple) -> None:
-    """Pieces of the vocabulary, of the hard lines and of all of Unicode, glued and spaced at random."""
+    """Tokens of the vocabulary, words of the hard lines and characters of all of Unicode, joined at random."""
     _, _, tokens = pair
     draw = random.Random(0)
-    pieces = [piece for line in HARD for piece in line.split(" ")]
+    hard_words = [word for line in HARD for word in line.split(" ")]
 
-    def piece() -> str:
+    def fragment() -> str:
         kind = draw.randrange(4)
         if kind == 0:
             return draw.choice(tokens).removeprefix("##")
         if kind == 1:
-            return draw.choice(pieces)
+            return draw.choice(hard_words)
         if kind == 2:
             return draw.choice("!?.,;:'\"()[]{}-–—/\\#@&*+=<>|~^_`$€ \t\u3000")
         return chr(
             draw.choice((draw.randrange(0x20, 0x250), draw.randrange(0x250, 0xD800), draw.randrange(0xE000, 0x20000)))
         )
 
-    lines = ["".join(piece() + draw.choice(("", "", " ")) for _ in range(draw.randrange(1, 12))) for _ in range(1000)]
+    lines = [
+        "".join(fragment() + draw.choice(("", "", " ")) for _ in range(draw.randrange(1, 12))) for _ in range(1000)
+    ]
     assert assert_same(pair, lines) > 900
 
 
@@ -115,7 +117,7 @@ def test_any_text(pair: tuple, texts: list[str]) -> None:
     assert_same(pair, texts)
 
 
-def test_the_settings_change_what_they_say(data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_each_setting_has_its_effect(data: Callable[[str], Path], tmp_path: Path) -> None:
     tokens = read_vocabulary(data("vocabularies") / "bert_base_cased_tok.i2w")
     (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
 

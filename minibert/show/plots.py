@@ -1,16 +1,18 @@
-"""Pictures: a matrix, attention, a quantity layer by layer, a map of vectors.
+"""How does one draw a matrix, attention, a quantity layer by layer, a map of vectors?
 
-Each function returns a `Picture`, a figure of matplotlib that a notebook shows as SVG; `savefig` writes it to
-a file. Colours can be told apart by the colour-blind, and on dark pages a picture stands on its own white ground.
+Each function returns a `Picture`, a matplotlib figure that a notebook shows as SVG; `savefig` writes it to a file.
+Colour-blind readers can distinguish the colours, and on a dark page a picture keeps its white background.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from minibert.checks import check_integer
 from minibert.errors import InputError, MissingPackageError
 
 try:
@@ -18,12 +20,15 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise MissingPackageError("pictures need matplotlib: pip install 'minibert[plots]'") from error
+    raise MissingPackageError(
+        f"pictures need matplotlib, which cannot be imported ({error}): install matplotlib, or minibert's extra "
+        "'plots' from a checkout: pip install -e '.[plots]'"
+    ) from error
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]  # Okabe and Ito 2008
 MARKERS = "osD^vPX*"
-MOST_VALUES = 16  # a matrix of more rows or columns shows its colours alone
-# Text stays text, and the same picture is the same bytes.
+MAX_SIZE_WITH_VALUES = 16  # a matrix with more rows or columns shows colours only
+# SVG text remains text, and ids do not vary: the same picture is the same bytes.
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "minibert", "font.size": 9, "axes.titlesize": 10}
 
 
@@ -48,90 +53,95 @@ def plot_matrix(
     title: str = "",
     limits: tuple[float, float] | None = None,
 ) -> Picture:
-    """A heatmap with labels, and with its values if they are few enough to be read.
+    """Draws a heatmap with labels, and with its values if the matrix is small enough for them to be read.
 
     Args:
-        values: (N, M), a tensor or anything that makes one.
+        values: (N, M), a tensor or anything that `torch.as_tensor` accepts.
         rows: N labels.
-        columns: M labels; those of the rows when left out.
-        title: above the picture.
-        limits: the values of the darkest and of the lightest colour; by default the smallest and the largest there is.
+        columns: M labels; None means those of the rows.
+        title: the text above the picture.
+        limits: the values of the darkest and the lightest colour; None means the smallest and the largest value.
 
     Raises:
-        InputError: labels that are not as many as there are values.
+        InputError: values of a different shape, or a different number of labels.
     """
-    values, columns = _numbers(values, 2), rows if columns is None else columns
-    _fits(values, (rows, columns))
+    values = _numbers("values", values, 2)
+    columns = rows if columns is None else columns
     height, width = values.shape
-    size = 0.52 if max(height, width) <= MOST_VALUES else 0.22
-    figure, axes = _new(1.6 + size * width, 0.9 + size * height)
-    _heat(axes, values, rows, columns, limits)
+    _check_labels("rows", rows, height)
+    _check_labels("columns", columns, width)
+    size = 0.52 if max(height, width) <= MAX_SIZE_WITH_VALUES else 0.22
+    figure, axes = _new_figure(1.6 + size * width, 0.9 + size * height)
+    _draw_heatmap(axes, values, rows, columns, limits)
     axes.set_title(title)
     return figure
 
 
 def plot_attention(probabilities: Any, tokens: Sequence[str], head: int | None = None, *, title: str = "") -> Picture:
-    """Who looks at whom: each row is a query, and how it shares its attention among the keys.
+    """Draws which token attends to which: each row is a query, and its attention to the keys sums to 1.
 
     Args:
         probabilities: (H, S, S) of one text and layer, or (1, H, S, S) as a model returns it, or (S, S).
         tokens: S labels.
-        head: this head alone, numbered from 0, with its values; all heads side by side when left out.
+        head: draws only this head, counted from 0, with its values; None means all heads side by side.
+        title: the text above the picture.
 
     Raises:
-        InputError: another shape, labels that are not S, or a head that is not there.
+        InputError: a different shape or number of labels, or an unknown head.
     """
     values = torch.as_tensor(probabilities).detach()
     if values.dim() == 4 and len(values) == 1:
         values = values[0]
-    values = _numbers(values[None] if values.dim() == 2 else values, 3)
-    _fits(values[0], (tokens, tokens))
-    count = len(values)
-    if count == 1 or head is not None:
-        if head is not None and not 0 <= head < count:
-            raise InputError(f"there is no head {head}: they are numbered from 0 to {count - 1}")
+    values = _numbers("probabilities", values[None] if values.dim() == 2 else values, 3)
+    heads, queries, keys = values.shape
+    _check_labels("tokens", tokens, queries)
+    _check_labels("tokens", tokens, keys)
+    if head is not None:
+        check_integer("head", head, 0, heads - 1)
+    if head is not None or heads == 1:
         return plot_matrix(values[head or 0], tokens, title=title, limits=(0, 1))
-    across = min(4, count)
-    down = -(-count // across)
+    columns = min(4, heads)
+    rows = math.ceil(heads / columns)
     side = max(1.7, 0.17 * len(tokens))
-    figure = Picture(figsize=(across * side + 1, down * side + 0.8), facecolor="white", layout="constrained")
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    figure = Picture(figsize=(columns * side + 1, rows * side + 0.8), facecolor="white", layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for number, axes in enumerate(grid.flat):
-        if number >= count:
+        if number >= heads:  # the last row may have fewer heads
             axes.axis("off")
             continue
         axes.imshow(values[number].numpy(), cmap="cividis", vmin=0, vmax=1)
         axes.set_title(f"head {number}")
-        small = 7 if len(tokens) <= 12 else 5
-        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=small)
-        axes.set_yticks(range(len(tokens)), tokens, fontsize=small)
+        font_size = 7 if len(tokens) <= 12 else 5
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=font_size)
+        axes.set_yticks(range(len(tokens)), tokens, fontsize=font_size)
     figure.suptitle(title)
     return figure
 
 
 def plot_layers(lines: Mapping[str, Any], *, quantity: str = "", title: str = "", first: int = 0) -> Picture:
-    """A quantity, layer by layer, for one or several things.
+    """Draws a quantity layer by layer, as one or several lines.
 
     Args:
-        lines: by its label, what each has at the embeddings and after each layer.
-        quantity: what is shown, with its unit; beside the axis.
-        first: the number of the first value; 0 is the embeddings.
+        lines: for each label its values, at the embeddings and after each layer.
+        quantity: the label of the vertical axis, with the unit.
+        title: the text above the picture.
+        first: the layer of the first value; 0 is the embeddings.
 
     Raises:
-        InputError: lines of different lengths, none at all, or more than there are colours.
+        InputError: lines of different lengths, no lines, or more lines than colours.
     """
-    values = {label: _numbers(line, 1) for label, line in lines.items()}
+    values = {label: _numbers(f"lines[{label!r}]", line, 1) for label, line in lines.items()}
     lengths = {len(line) for line in values.values()}
     if len(lengths) != 1 or len(values) > len(COLOURS):
         raise InputError(
-            f"1 to {len(COLOURS)} lines of one length are needed; they are {len(values)}, of {sorted(lengths)}"
+            f"lines must be 1 to {len(COLOURS)} of the same length, got {len(values)} of lengths {sorted(lengths)}"
         )
     (length,) = lengths
-    figure, axes = _new(6.2, 3.3)
-    places = range(first, first + length)
+    figure, axes = _new_figure(6.2, 3.3)
+    layers = range(first, first + length)
     for (label, line), colour, marker in zip(values.items(), COLOURS, MARKERS, strict=False):
-        axes.plot(places, line, color=colour, marker=marker, markersize=5, label=label)
-    axes.set_xticks(places, map(str, places))
+        axes.plot(layers, line, color=colour, marker=marker, markersize=5, label=label)
+    axes.set_xticks(layers, map(str, layers))
     axes.set_xlabel("layer (0: the embeddings)" if first == 0 else "layer")
     axes.set_ylabel(quantity)
     axes.set_title(title)
@@ -143,28 +153,33 @@ def plot_layers(lines: Mapping[str, Any], *, quantity: str = "", title: str = ""
 
 
 def plot_map(vectors: Any, labels: Sequence[str], groups: Sequence[str] | None = None, *, title: str = "") -> Picture:
-    """Vectors as points on paper: their first two principal components, which keep most of their distances.
+    """Draws vectors as points in the plane of their first two principal components, which keeps the most variance.
 
     Args:
         vectors: (N, D), N at least 2.
-        labels: N, one beside each point.
-        groups: N; points of one group have one colour and one shape.
+        labels: N labels, one beside each point.
+        groups: the group of each of the N points; points of a group have the same colour and shape.
+        title: the text above the picture.
 
     Raises:
-        InputError: labels or groups that are not N, fewer than 2 vectors, or more groups than colours.
+        InputError: a different number of labels or groups, fewer than 2 vectors, or more groups than colours.
     """
-    values = _numbers(vectors, 2)
+    values = _numbers("vectors", vectors, 2)
+    if len(values) < 2:
+        raise InputError(f"vectors must be at least 2, got {len(values)}")
     groups = [""] * len(values) if groups is None else groups
-    kinds = list(dict.fromkeys(groups))
-    if len(values) < 2 or not len(labels) == len(groups) == len(values):
-        raise InputError(f"{len(values)} vectors need as many labels and groups: {len(labels)} and {len(groups)}")
-    if len(kinds) > len(COLOURS):
-        raise InputError(f"there are {len(kinds)} groups, and colours for {len(COLOURS)}")
+    if not len(labels) == len(groups) == len(values):
+        raise InputError(
+            f"labels and groups must be one for each of the {len(values)} vectors, got {len(labels)} and {len(groups)}"
+        )
+    names = list(dict.fromkeys(groups))
+    if len(names) > len(COLOURS):
+        raise InputError(f"groups must have at most {len(COLOURS)} different names, got {len(names)}")
     points, shares = principal_components(values)
-    figure, axes = _new(6.4, 4.4)
-    for kind, colour, marker in zip(kinds, COLOURS, MARKERS, strict=False):
-        chosen = [number for number, group in enumerate(groups) if group == kind]
-        axes.scatter(points[chosen, 0], points[chosen, 1], color=colour, marker=marker, s=28, label=kind)
+    figure, axes = _new_figure(6.4, 4.4)
+    for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
+        members = [index for index, group in enumerate(groups) if group == name]
+        axes.scatter(points[members, 0], points[members, 1], color=colour, marker=marker, s=28, label=name)
     for label, (x, y) in zip(labels, points.tolist(), strict=True):
         axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
@@ -172,19 +187,19 @@ def plot_map(vectors: Any, labels: Sequence[str], groups: Sequence[str] | None =
     axes.margins(0.18, 0.12)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(kinds) > 1:
+    if len(names) > 1:
         axes.legend(frameon=False)
     return figure
 
 
 def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """The first two principal components, (N, D) → (N, 2), and each one's share of the variance.
+    """Returns the first two principal components, (N, D) → (N, 2), and their shares of the variance.
 
-    Each is turned so that its largest coordinate is positive, for either direction is as good.
+    The sign of a component is arbitrary: here its largest coordinate, by absolute value, is positive.
     """
     centred = vectors - vectors.mean(dim=0)
     left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
-    left, singular = (torch.nn.functional.pad(each, (0, 2)) for each in (left, singular))  # for vectors of one number
+    left, singular = (torch.nn.functional.pad(each, (0, 2)) for each in (left, singular))  # one dimension has only one
     points = (left * singular)[:, :2]
     largest = points.gather(0, points.abs().argmax(dim=0, keepdim=True))
     variance = singular.square()
@@ -192,35 +207,37 @@ def principal_components(vectors: Tensor) -> tuple[Tensor, tuple[float, float]]:
     return points * torch.where(largest < 0, -1.0, 1.0), (shares[0], shares[1])
 
 
-def _numbers(values: Any, dimensions: int) -> Tensor:
+def _numbers(name: str, values: Any, dimensions: int) -> Tensor:
+    """The values as float64 on the CPU, after validation of their shape."""
     numbers = torch.as_tensor(values).detach().cpu().double()
     if numbers.dim() != dimensions or not numbers.numel():
-        raise InputError(f"{dimensions} axes of numbers are needed to draw them; the shape is {tuple(numbers.shape)}")
+        what = "1 dimension" if dimensions == 1 else f"{dimensions} dimensions"
+        raise InputError(f"{name} must have {what} and at least one number, got shape {tuple(numbers.shape)}")
     return numbers
 
 
-def _fits(values: Tensor, labels: tuple[Sequence[str], Sequence[str]]) -> None:
-    for kind, count, names in zip(("rows", "columns"), values.shape, labels, strict=True):
-        if isinstance(names, str) or len(names) != count:
-            given = f"the text {names!r}" if isinstance(names, str) else f"{len(names)} labels"
-            raise InputError(f"{count} {kind} need a list of {count} labels, not {given}")
+def _check_labels(name: str, labels: Sequence[str], count: int) -> None:
+    if isinstance(labels, str) or len(labels) != count:
+        got = f"the string {labels!r}" if isinstance(labels, str) else f"{len(labels)}"
+        raise InputError(f"{name} must be a list of {count} labels, got {got}")
 
 
-def _new(width: float, height: float) -> tuple[Picture, Axes]:
+def _new_figure(width: float, height: float) -> tuple[Picture, Axes]:
     figure = Picture(figsize=(width, height), facecolor="white", layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _heat(axes: Axes, values: Tensor, rows: Sequence[str], columns: Sequence[str], limits: Any) -> None:
+def _draw_heatmap(axes: Axes, values: Tensor, rows: Sequence[str], columns: Sequence[str], limits: Any) -> None:
     low, high = limits or (values.min().item(), values.max().item())
     axes.imshow(values.numpy(), cmap="cividis", vmin=low, vmax=high)
-    few = max(values.shape) <= MOST_VALUES
-    axes.set_xticks(range(len(columns)), columns, rotation=45 if few else 90, ha="right" if few else "center")
     axes.set_yticks(range(len(rows)), rows)
-    if not few:
+    if max(values.shape) > MAX_SIZE_WITH_VALUES:
+        axes.set_xticks(range(len(columns)), columns, rotation=90, ha="center")
         axes.tick_params(labelsize=7)
         return
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
     for row, line in enumerate(values.tolist()):
         for column, value in enumerate(line):
-            light = (value - low) > 0.55 * (high - low)  # the colour behind it
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color="k" if light else "w")
+            is_light = (value - low) > 0.55 * (high - low)  # the colour behind the number
+            colour = "k" if is_light else "w"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=colour)

@@ -1,8 +1,8 @@
 """Which texts are computed together?
 
-A batch is as wide as its longest text, and the rest of the others is padding, for which the model computes just as
-long. So texts go by length; and a batch has a fixed number of tokens rather than of texts: about a thousand keep the
-matrix products large and their results in a processor's cache.
+A batch is as wide as its longest text. Shorter texts are padded, and padding takes as much computation as tokens do.
+So texts of similar length share a batch. Its size is counted in tokens rather than texts: about a thousand of them keep
+the matrix products large and their results in a processor's cache.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ BATCH_TOKENS = 1024
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
-    """Groups texts of about one length, the longest first.
+    """Groups texts of similar length into batches, the longest texts first.
 
     Args:
-        lengths: the tokens of each text.
-        batch_tokens: the most tokens in a batch, padding included; a longer text is a batch of its own.
+        lengths: the number of tokens of each text.
+        batch_tokens: the maximum number of tokens in a batch, padding included; a longer text is a batch of its own.
 
     Returns:
-        The numbers of the texts in each batch.
+        The indices of the texts in each batch.
     """
-    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])  # equal lengths stay in the order given
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])  # stable: equal lengths keep their order
     batches = []
     while order:
         size = max(1, batch_tokens // max(1, lengths[order[0]]))

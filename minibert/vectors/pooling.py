@@ -1,7 +1,7 @@
-"""How do token vectors become one vector? Pure functions; no argument is ever modified.
+"""How do token vectors become one vector? Pure functions: no argument is ever modified.
 
 `hidden` is always (B, S, D), the hidden states of B sequences; `attention_mask` is (B, S), 1 for a token and 0 for
-padding. Padding positions hold vectors too, and they are not zero: every function here leaves them out, on whichever
+padding. Padding positions have hidden states too, which are not zero: every function here leaves them out, on whichever
 side of the sequence they are.
 """
 
@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from minibert.checks import check_mask, check_one_of, did_you_mean
 from minibert.errors import PoolingError
 
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean of each sequence's token vectors, [CLS] and [SEP] included (Reimers & Gurevych 2019, section 3).
+    """Returns the mean of each sequence's token vectors, [CLS] and [SEP] included (Reimers & Gurevych 2019, section 3).
 
     Returns:
         (B, D)
 
     Raises:
-        PoolingError: the shapes do not belong together, or a row is all padding.
+        PoolingError: the shapes do not match, or a row is all padding.
     """
     padding = _padding(hidden, attention_mask)
     total = _sum(hidden, padding)
@@ -28,9 +29,9 @@ def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def mean_sqrt_len_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The sum of each sequence's token vectors over the square root of their number: (B, D).
+    """Returns the sum of each sequence's token vectors divided by the square root of their number: (B, D).
 
-    The mean times √length, so that longer texts have longer vectors. Raises as `mean_pool` does.
+    This is the mean times √length, so longer texts have longer vectors. Raises as `mean_pool` does.
     """
     padding = _padding(hidden, attention_mask)
     total = _sum(hidden, padding)
@@ -38,9 +39,9 @@ def mean_sqrt_len_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def weighted_mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean with weights 1, 2, 3, … from each sequence's first token on: (B, D).
+    """Returns the mean with weights 1, 2, 3, … counted from each sequence's first token: (B, D).
 
-    Made for models that read from left to right, whose later tokens know more (Muennighoff 2022, "SGPT", equation 2).
+    Meant for models with causal attention, where later tokens have seen more (Muennighoff 2022, "SGPT", equation 2).
     Raises as `mean_pool` does.
     """
     padding = _padding(hidden, attention_mask)
@@ -50,26 +51,26 @@ def weighted_mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def max_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The largest value of each dimension over each sequence's tokens: (B, D). Raises as `mean_pool` does."""
+    """Returns the largest value of each dimension over each sequence's tokens: (B, D). Raises as `mean_pool` does."""
     padding = _padding(hidden, attention_mask)
     return hidden.masked_fill(padding, -torch.inf).amax(dim=1)  # (B, S, D) → (B, D)
 
 
 def cls_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The vector of each sequence's first token, [CLS]: (B, D). Raises as `mean_pool` does."""
+    """Returns the vector of each sequence's first token, [CLS]: (B, D). Raises as `mean_pool` does."""
     tokens = ~_padding(hidden, attention_mask)[:, :, 0]  # (B, S, 1) → (B, S)
     first = tokens.int().argmax(dim=1)  # (B, S) → (B)
     return hidden[torch.arange(len(hidden), device=hidden.device), first]  # (B, S, D) → (B, D)
 
 
 def last_token_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The vector of each sequence's last token, which for a BERT is [SEP]: (B, D). Raises as `mean_pool` does."""
+    """Returns the vector of each sequence's last token, for a BERT [SEP]: (B, D). Raises as `mean_pool` does."""
     tokens = ~_padding(hidden, attention_mask)[:, :, 0]  # (B, S, 1) → (B, S)
     last = tokens.shape[1] - 1 - tokens.flip(1).int().argmax(dim=1)  # (B, S) → (B)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]  # (B, S, D) → (B, D)
 
 
-# By the names they have in the files of sentence-transformers.
+# By their names in the files of sentence-transformers.
 POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cls": cls_pool,
     "max": max_pool,
@@ -81,34 +82,32 @@ POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def combine_layers(hidden_states: Sequence[Tensor], layers: str | Sequence[int], how: str = "sum") -> Tensor:
-    """One vector per token out of several layers (BERT, section 5.3, table 7).
+    """Combines several layers into one vector per token (BERT, section 5.3, table 7).
 
     Args:
         hidden_states: L + 1 tensors (B, S, D) as a model returns them: the embeddings, then each layer.
-        layers: which of them; 0 is the embeddings, 1 the first layer, -1 the last, -2 the second to last. Or a name:
-            "embeddings", "last", "second to last", "last four", "all layers" (without the embeddings).
+        layers: which of them to take; 0 is the embeddings, 1 the first layer, -1 the last, -2 the second to last. Or
+            a name: "embeddings", "last", "second to last", "last four", "all layers" (without the embeddings).
         how: "sum", "mean" or "concat".
 
     Returns:
         (B, S, D), or (B, S, len(layers)·D) for "concat", in the order of `layers`.
 
     Raises:
-        PoolingError: no hidden states, no layers, a layer that is not there, or an unknown name or `how`.
+        PoolingError: no hidden states, no layers, a layer that the model does not have, or an unknown name or `how`.
     """
-    chosen = [hidden_states[layer] for layer in _layer_numbers(hidden_states, layers)]
+    check_one_of("how", how, ("sum", "mean", "concat"), PoolingError)
+    chosen = [hidden_states[layer] for layer in _layer_indices(hidden_states, layers)]
     if how == "concat":
         return torch.cat(chosen, dim=-1)
-    if how == "sum":
-        return torch.stack(chosen).sum(dim=0)
-    if how == "mean":
-        return torch.stack(chosen).mean(dim=0)
-    raise PoolingError(f"how is {how!r}, and must be one of sum, mean, concat")
+    stacked = torch.stack(chosen)
+    return stacked.sum(dim=0) if how == "sum" else stacked.mean(dim=0)
 
 
-def _layer_numbers(hidden_states: Sequence[Tensor], layers: str | Sequence[int]) -> Sequence[int]:
-    """Places in `hidden_states`, once both arguments are known to be sound."""
+def _layer_indices(hidden_states: Sequence[Tensor], layers: str | Sequence[int]) -> Sequence[int]:
+    """Indices into `hidden_states`, after validation of both arguments."""
     if hidden_states is None:
-        raise PoolingError("there are no hidden states: call the model with output_hidden_states=True")
+        raise PoolingError("hidden_states must be tensors, got None: call the model with output_hidden_states=True")
     shapes = {tuple(state.shape) if isinstance(state, Tensor) else None for state in hidden_states}
     if not isinstance(hidden_states, list | tuple) or None in shapes or len(shapes) != 1:
         raise PoolingError("hidden_states must be tensors of one shape: pass out.hidden_states, not the whole output")
@@ -122,16 +121,19 @@ def _layer_numbers(hidden_states: Sequence[Tensor], layers: str | Sequence[int])
             "all layers": list(range(1, count)),
         }
         if layers not in named:
-            raise PoolingError(f"layers is {layers!r}, and must be a list of numbers, or one of {', '.join(named)}")
-        if not named[layers] or named[layers][0] <= -count:  # -count is the embeddings, which are no layer
-            raise PoolingError(f"there are no {layers!r} among {count - 1} layers")
+            known = ", ".join(named)
+            hint = did_you_mean(layers, named)
+            raise PoolingError(f"layers must be a list of integers, or one of {known}, got {layers!r}{hint}")
+        if not named[layers] or named[layers][0] <= -count:  # -count is the embeddings, which are not a layer
+            raise PoolingError(f"there are too few layers for {layers!r}: the model has {count - 1}")
         return named[layers]
     if not isinstance(layers, list | tuple | range) or not all(type(layer) is int for layer in layers):
-        raise PoolingError(f"layers must be a list of whole numbers, such as [-2, -1]; it is {layers!r}")
+        raise PoolingError(f"layers must be a list of integers, such as [-2, -1], got {layers!r}")
     wrong = [layer for layer in layers if not -count <= layer < count]
     if wrong or not layers:
-        what = f"layer {wrong[0]} is not there" if wrong else "no layer is named"
-        raise PoolingError(f"{what}: with {count} hidden states, layers run from 0 to {count - 1}, or -{count} to -1")
+        what = f"there is no layer {wrong[0]}" if wrong else "layers must not be empty"
+        known = f"layers run from 0 to {count - 1}, or from -{count} to -1"
+        raise PoolingError(f"{what}: with {count} hidden states, {known}")
     return layers
 
 
@@ -142,20 +144,18 @@ def _sum(hidden: Tensor, padding: Tensor) -> Tensor:
 
 
 def _padding(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """True at padding, (B, S, 1), once both arguments are known to be sound."""
+    """True at padding, (B, S, 1), after validation of both arguments."""
     for name, value in (("hidden", hidden), ("attention_mask", attention_mask)):
         if not isinstance(value, Tensor):
             raise PoolingError(
-                f"{name} must be a tensor, not {type(value).__name__}: pool(out.last_hidden_state, mask)"
+                f"{name} must be a tensor, got {type(value).__name__}: pass out.last_hidden_state and attention_mask"
             )
     if not hidden.is_floating_point() or hidden.dim() != 3 or attention_mask.shape != hidden.shape[:2]:
         raise PoolingError(
-            f"hidden must be floating-point numbers (batch, sequence, size) and attention_mask (batch, sequence); "
-            f"they are {hidden.dtype} {tuple(hidden.shape)} and {tuple(attention_mask.shape)}"
+            f"hidden must be floating-point numbers (batch, sequence, size) and attention_mask (batch, sequence), "
+            f"got {hidden.dtype} {tuple(hidden.shape)} and {tuple(attention_mask.shape)}"
         )
-    if not ((attention_mask == 0) | (attention_mask == 1)).all():
-        raise PoolingError("attention_mask must hold 1 for each token and 0 for each padding position, nothing else")
-    padding = attention_mask == 0
+    padding = check_mask(attention_mask, PoolingError) == 0
     empty = padding.all(dim=1).nonzero().flatten().tolist()
     if empty:
         raise PoolingError(f"row {empty[0]} of attention_mask is all padding: there is nothing to pool")

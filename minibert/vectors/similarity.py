@@ -1,8 +1,8 @@
-"""How close are two vectors, and which is closest? Pure functions; no argument is ever modified.
+"""How close are two vectors, and which is closest? Pure functions: no argument is ever modified.
 
-Every score is larger the closer two vectors are: distances are negative. Scores of different checkpoints, layers or
+The closer two vectors are, the larger their score: distances are negative. Scores of different checkpoints, layers or
 poolings have different ranges, and those of a BERT that was not trained for similarity are all high: rank by them, and
-be slow to set a threshold.
+be careful with thresholds.
 """
 
 from collections.abc import Callable
@@ -11,35 +11,47 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minibert.checks import check_integer, check_one_of
 from minibert.errors import PoolingError
+
+# By their names in sentence-transformers, for vectors that `_prepare` returned: (N, D) and (M, D) → (N, M).
+SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cosine": lambda a, b: a @ b.T,
+    "dot": lambda a, b: a @ b.T,
+    "euclidean": lambda a, b: -_distances(a, b, p=2),
+    "manhattan": lambda a, b: -_distances(a, b, p=1),
+}
+QUERY_BLOCK = 1024  # queries that `semantic_search` compares at a time
 
 
 def cosine_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """The cosine of the angle between every row of `a` and every row of `b`: 1 same direction, 0 none in common.
+    """Returns the cosine of the angle between every row of `a` and every row of `b`.
+
+    It is 1 for the same direction, 0 for orthogonal and -1 for opposite directions.
 
     Args:
         a: (N, D), or (D,) for a single vector.
-        b: (M, D) or (D,); `a` itself when left out.
+        b: (M, D) or (D,); None means `a` itself.
 
     Returns:
         (N, M)
 
     Raises:
-        PoolingError: the widths differ, or a vector is all zeros and so has no direction.
+        PoolingError: the sizes D differ, or a vector is all zeros and so has no direction.
     """
     return similarity(a, b, "cosine")
 
 
 def dot_product(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """The dot product of every row of `a` with every row of `b`; longer vectors score higher.
+    """Returns the dot product of every row of `a` with every row of `b`; longer vectors score higher.
 
-    Arguments, shapes and errors as for `cosine_similarity`, but zero vectors are welcome.
+    Arguments, shapes and errors as for `cosine_similarity`, but vectors of zeros are allowed.
     """
     return similarity(a, b, "dot")
 
 
 def euclidean_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Minus the Euclidean distance, the root of the sum of squared differences: 0 for equal vectors.
+    """Returns minus the Euclidean distance, the root of the sum of squared differences: 0 for equal vectors.
 
     Arguments, shapes and errors as for `dot_product`.
     """
@@ -47,7 +59,7 @@ def euclidean_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def manhattan_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Minus the Manhattan distance, the sum of absolute differences: 0 for equal vectors.
+    """Returns minus the Manhattan distance, the sum of absolute differences: 0 for equal vectors.
 
     Arguments, shapes and errors as for `dot_product`.
     """
@@ -55,34 +67,32 @@ def manhattan_similarity(a: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def similarity(a: Tensor, b: Tensor | None = None, score: str = "cosine") -> Tensor:
-    """The score of a name, "cosine", "dot", "euclidean" or "manhattan", of every row of `a` with every row of `b`.
+    """Returns the `score` of every row of `a` with every row of `b`: "cosine", "dot", "euclidean" or "manhattan".
 
     Arguments, shapes and errors as for `cosine_similarity`; an unknown score is a `PoolingError` as well.
     """
-    check_score(score)
+    check_one_of("score", score, SCORES, PoolingError)
     b = a if b is None else b
     _check(a, b, "a", "b")
     a, b = torch.atleast_2d(a), torch.atleast_2d(b)
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
-        raise PoolingError(
-            f"a must be (N, D) and b (M, D) with the same D; they are {tuple(a.shape)}, {tuple(b.shape)}"
-        )
+        raise PoolingError(f"a must be (N, D) and b (M, D) with the same D, got {tuple(a.shape)} and {tuple(b.shape)}")
     return SCORES[score](_prepare(a, "a", score), _prepare(b, "b", score))
 
 
 def pairwise_similarity(u: Tensor, v: Tensor, score: str = "cosine") -> Tensor:
-    """The score of u[0] with v[0], u[1] with v[1] and so on, along the last axis: (…, D) and (…, D) → (…).
+    """Returns the score of u[0] with v[0], u[1] with v[1] and so on, along the last axis: (…, D), (…, D) → (…).
 
     Args:
         score: "cosine", "dot", "euclidean" or "manhattan"; the last two are minus the distance.
 
     Raises:
-        PoolingError: the shapes differ, there is no such score, or a vector is all zeros and the score its cosine.
+        PoolingError: the shapes differ, the score is unknown, or it is the cosine and a vector is all zeros.
     """
+    check_one_of("score", score, SCORES, PoolingError)
     _check(u, v, "u", "v")
     if u.shape != v.shape:
-        raise PoolingError(f"u and v must be of one shape (…, D); they are {tuple(u.shape)} and {tuple(v.shape)}")
-    check_score(score)
+        raise PoolingError(f"u and v must have the same shape (…, D), got {tuple(u.shape)} and {tuple(v.shape)}")
     u, v = _prepare(u, "u", score), _prepare(v, "v", score)
     if score in ("cosine", "dot"):
         return (u * v).sum(dim=-1)
@@ -90,7 +100,7 @@ def pairwise_similarity(u: Tensor, v: Tensor, score: str = "cosine") -> Tensor:
 
 
 def cosine_distance(u: Tensor, v: Tensor) -> Tensor:
-    """1 − cosine, pair by pair along the last axis: (…, D) and (…, D) → (…).
+    """Returns 1 − cosine, pair by pair along the last axis: (…, D), (…, D) → (…).
 
     Raises:
         PoolingError: the shapes differ, or a vector is all zeros.
@@ -108,111 +118,106 @@ class Hit(NamedTuple):
 def semantic_search(
     queries: Tensor, corpus: Tensor, top_k: int = 10, score: str = "cosine", block_size: int = 16_384
 ) -> list[list[Hit]]:
-    """Finds for each query the `top_k` vectors of the corpus that are closest.
+    """Finds for each query the `top_k` closest vectors of the corpus.
 
-    The corpus is read block by block, so that memory is needed for `block_size` × 1,024 scores, never for N × M.
+    Queries and corpus are compared block by block: memory holds 1,024 × `block_size` scores, never N × M.
 
     Args:
-        queries: (N, D), or (D,) for a single one.
+        queries: (N, D), or (D,) for a single query.
         corpus: (M, D)
-        top_k: how many hits for each query; all M, if the corpus has fewer.
+        top_k: the number of hits for each query; M if the corpus has fewer vectors.
         score: "cosine", "dot", "euclidean" or "manhattan".
-        block_size: how many corpus vectors to compare at a time.
+        block_size: the number of corpus vectors to compare at a time.
 
     Returns:
-        For each query its hits, best first; of equal scores, the first of the corpus first. Which of several equal
-        scores at the end of the list are in it is left open.
+        For each query its hits, best first; equal scores in the order of the corpus. If several vectors tie for the
+        last rank, which of them are returned is undefined.
 
     Raises:
-        PoolingError: as the score does; `top_k` or `block_size` is less than 1; the corpus is empty.
+        PoolingError: as for `similarity`; `top_k` or `block_size` is less than 1; the corpus is empty.
     """
-    check_score(score)
+    check_one_of("score", score, SCORES, PoolingError)
     _check(queries, corpus, "queries", "corpus")
-    for name, number in (("top_k", top_k), ("block_size", block_size)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise PoolingError(f"{name} is {number!r}, and must be a whole number from 1")
+    check_integer("top_k", top_k, 1, error=PoolingError)
+    check_integer("block_size", block_size, 1, error=PoolingError)
     queries = torch.atleast_2d(queries)
     if queries.dim() != 2 or corpus.dim() != 2 or queries.shape[1] != corpus.shape[1] or 0 in corpus.shape:
         raise PoolingError(
-            f"queries must be (N, D) and corpus (M, D) with the same D and M from 1; "
-            f"they are {tuple(queries.shape)}, {tuple(corpus.shape)}"
+            f"queries must be (N, D) and corpus (M, D) with the same D and M at least 1, "
+            f"got {tuple(queries.shape)} and {tuple(corpus.shape)}"
         )
     queries = _prepare(queries, "queries", score)
     found: list[list[Hit]] = [[] for _ in queries]
     for start in range(0, len(corpus), block_size):
         block = _prepare(corpus[start : start + block_size], "corpus", score, start)  # (M, D) → (block, D)
-        for first in range(0, len(queries), 1024):
-            scores, places = SCORES[score](queries[first : first + 1024], block).topk(min(top_k, len(block)))
+        for first in range(0, len(queries), QUERY_BLOCK):
+            matrix = SCORES[score](queries[first : first + QUERY_BLOCK], block)
+            scores, indices = matrix.topk(min(top_k, len(block)))
             if not scores.isfinite().all():
                 raise PoolingError(f"some scores are too large for {scores.dtype}: scale the vectors down")
-            rows = zip(scores.tolist(), (places + start).tolist(), strict=True)
-            for number, (values, ids) in enumerate(rows, first):
-                found[number] = sorted([*found[number], *map(Hit, ids, values)], key=_best_first)[:top_k]
+            corpus_ids = indices + start
+            for query, (ids, values) in enumerate(zip(corpus_ids.tolist(), scores.tolist(), strict=True), first):
+                found[query] = sorted([*found[query], *map(Hit, ids, values)], key=_best_first)[:top_k]
     return found
 
 
 def rank(query: Tensor, corpus: Tensor, score: str = "cosine") -> list[Hit]:
-    """The whole corpus, (M, D), from the closest to `query`, (D,), to the farthest. Raises as `semantic_search`."""
+    """Returns the whole corpus, (M, D), from the closest to `query`, (D,), to the farthest.
+
+    Raises as `semantic_search`.
+    """
     _check(query, corpus, "query", "corpus")
     if query.dim() != 1:
-        raise PoolingError(f"query must be one vector (D,); it is {tuple(query.shape)}")
+        raise PoolingError(f"query must be one vector (D,), got {tuple(query.shape)}")
     (hits,) = semantic_search(query, corpus, max(1, len(corpus)), score)
     return hits
 
 
-def check_score(score: str) -> None:
-    """Raises a `PoolingError` if there is no score of that name."""
-    if not isinstance(score, str) or score not in SCORES:
-        raise PoolingError(f"score is {score!r}, and must be one of {', '.join(SCORES)}")
-
-
-# Of vectors that `_prepare` returned, (N, D) and (M, D) → (N, M); by the names that sentence-transformers gave them.
-SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cosine": lambda a, b: a @ b.T,
-    "dot": lambda a, b: a @ b.T,
-    "euclidean": lambda a, b: -_distances(a, b, p=2),
-    "manhattan": lambda a, b: -_distances(a, b, p=1),
-}
-
-
 def _distances(a: Tensor, b: Tensor, p: int) -> Tensor:
-    wide = torch.promote_types(a.dtype, torch.float32)  # it is not there for half precision
-    # The way through a matrix product, |a|² + |b|² - 2·a·b, is faster, and loses all digits between close vectors.
+    """The distances of norm `p`, (N, D) and (M, D) → (N, M)."""
+    wide = torch.promote_types(a.dtype, torch.float32)  # cdist does not take half precision
+    # Through a matrix product, as |a|² + |b|² - 2·a·b, it would be faster, and close vectors would lose all digits.
     return torch.cdist(a.to(wide), b.to(wide), p, compute_mode="donot_use_mm_for_euclid_dist").to(a.dtype)
 
 
 def _prepare(vectors: Tensor, name: str, score: str, start: int = 0) -> Tensor:
-    """The vectors that a score is computed of: for the cosine at length 1, else as they are.
+    """The vectors that a score is computed from, checked: scaled to length 1 for the cosine, otherwise unchanged.
 
-    `start` is the number of the first vector, as the caller counts them.
+    `start` is the index of the first vector, as the caller counts them.
     """
-    largest = vectors.abs().amax(dim=-1, keepdim=True)
-    wrong, what = ~largest.isfinite(), "not finite"
-    if score == "cosine" and not wrong.any():
-        wrong, what = largest == 0, "all zeros: such a vector has no direction and no cosine"
-    if wrong.any():
-        place = wrong[..., 0].nonzero()[0].tolist()
-        where = ", ".join(str(number + start) for number in place)
-        raise PoolingError(f"{f'row {where} of {name}' if where else name} is {what}")
+    largest = vectors.abs().amax(dim=-1, keepdim=True)  # (…, D) → (…, 1)
+    _refuse(~largest.isfinite(), name, "is not finite", start)
     if score != "cosine":
         return vectors
-    scaled = vectors / largest  # so that no square overflows or vanishes
+    _refuse(largest == 0, name, "is all zeros: such a vector has no direction and no cosine", start)
+    scaled = vectors / largest  # so that no square overflows or underflows
     return scaled / scaled.norm(dim=-1, keepdim=True)
 
 
+def _refuse(wrong: Tensor, name: str, why: str, start: int) -> None:
+    """Raises a `PoolingError` that names the first wrong vector, if there is one."""
+    if wrong.any():
+        indices = wrong[..., 0].nonzero()[0].tolist()
+        row = ", ".join(str(index + start) for index in indices)
+        which = f"row {row} of {name}" if row else name  # no row for a single vector
+        raise PoolingError(f"{which} {why}")
+
+
 def _best_first(hit: Hit) -> tuple[float, int]:
-    return -hit.score, hit.corpus_id
+    return -hit.score, hit.corpus_id  # equal scores in the order of the corpus
 
 
 def _check(one: Tensor, other: Tensor, *names: str) -> None:
+    """Raises a `PoolingError` unless both are floating-point vectors of one dtype, on one device."""
     for name, vectors in zip(names, (one, other), strict=True):
         if not isinstance(vectors, Tensor):
-            raise PoolingError(f"{name} must be a tensor, not {type(vectors).__name__}: torch.as_tensor({name})")
+            raise PoolingError(f"{name} must be a tensor, got {type(vectors).__name__}: torch.as_tensor({name})")
         if not vectors.is_floating_point():
-            raise PoolingError(f"{name} must hold floating-point numbers, not {vectors.dtype}: call {name}.float()")
+            raise PoolingError(f"{name} must be floating-point numbers, got {vectors.dtype}: call {name}.float()")
         if vectors.dim() == 0 or vectors.shape[-1] == 0:
-            raise PoolingError(f"{name} must hold vectors of at least one number; its shape is {tuple(vectors.shape)}")
+            raise PoolingError(f"{name} must be vectors of at least one number, got shape {tuple(vectors.shape)}")
+    both = " and ".join(names)
     if one.dtype != other.dtype:
-        raise PoolingError(f"{names[0]} holds {one.dtype} and {names[1]} {other.dtype}: convert one of them")
+        raise PoolingError(f"{both} must have one dtype, got {one.dtype} and {other.dtype}: convert one of them")
     if one.device != other.device:
-        raise PoolingError(f"{names[0]} is on {one.device} and {names[1]} on {other.device}: move one of them")
+        raise PoolingError(f"{both} must be on one device, got {one.device} and {other.device}: move one of them")

@@ -1,22 +1,23 @@
 """What is the vector of *this word* in *this sentence*?
 
 A model has vectors for tokens, and a word may be several of them: `juice` is one, `tokenization` is `token ##ization`.
-The way from a word to its tokens leads through the characters: the word is looked for in the sentence as the tokenizer
-normalises both, and the tokens are those that were cut from these characters. Counting by hand goes wrong where it
-matters: [CLS] shifts every token by one.
+Characters connect the two. The tokenizer normalises both the sentence and the word; the word is searched for among the
+normalised characters, and its tokens are those that were cut from the characters found. Counting tokens by hand goes
+wrong where it matters: [CLS] shifts every token by one.
 """
 
-import difflib
 import reprlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from tokenizers import Encoding
 from torch import Tensor, nn
 
+from minibert.checks import check_one_of, did_you_mean
 from minibert.errors import InputError, PoolingError, TextTypeError, WordError
+from minibert.heads import bert_in
 from minibert.model import BertModel
 from minibert.tokenizer import BertTokenizer, check_text
 from minibert.vectors.batches import by_length
@@ -24,26 +25,42 @@ from minibert.vectors.pooling import combine_layers
 from minibert.vectors.similarity import pairwise_similarity
 
 Subwords = Literal["first", "last", "mean", "sum"]
-Layer = int | str | Sequence[int]
+LayerChoice = int | str | Sequence[int]
 
-# Scripts that write no spaces between words: there a word may end where a token does.
+# How the vectors of a word's tokens become one: (…, n, D) → (…, D).
+SUBWORDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "first": lambda vectors: vectors[..., 0, :],
+    "last": lambda vectors: vectors[..., -1, :],
+    "mean": lambda vectors: vectors.mean(dim=-2),
+    "sum": lambda vectors: vectors.sum(dim=-2),
+}
+
+# Scripts without spaces between words: there a word may begin and end wherever a token does.
 SPACELESS = ("HIRAGANA", "KATAKANA", "CJK", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
-class WordPlace(NamedTuple):
-    """Where a word stands in a sentence."""
+class WordLocation(NamedTuple):
+    """Where a word is in a sentence."""
 
     span: tuple[int, int]  # start and end in characters: sentence[start:end]
-    token_indices: list[int]  # its tokens, [CLS] being number 0
+    token_indices: list[int]  # its tokens, counted from [CLS], which is 0
 
 
 class WordVector(NamedTuple):
     """The vector of a word in a sentence, and where it came from."""
 
     vector: Tensor  # (D,); (L + 1, D) for layer="all"
-    tokens: list[str]  # the n tokens it was made of
-    token_indices: list[int]  # their places in the sequence, [CLS] being number 0
+    tokens: list[str]  # the n tokens of the word
+    token_indices: list[int]  # their positions in the sequence; [CLS] has position 0
     span: tuple[int, int]  # start and end of the word in characters: sentence[start:end]
+
+
+class Character(NamedTuple):
+    """One character of a sentence after normalisation."""
+
+    text: str
+    position: int  # in the original sentence
+    tokens: frozenset[int]  # indices of the tokens cut from it: one, none for a space, several for 한
 
 
 def embed_word(
@@ -52,32 +69,32 @@ def embed_word(
     sentence: str,
     word: str,
     occurrence: int | None = None,
-    layer: Layer = -1,
+    layer: LayerChoice = -1,
     subwords: Subwords = "mean",
     how: str = "sum",
 ) -> WordVector:
-    """The vector of one word in its sentence.
+    """Returns the vector of one word in its sentence.
 
-    The word is found as the tokenizer normalises it: an uncased model finds "Fly" for "fly", and accents count as much
-    as they do for the tokenizer. It must be whole, "fly" is not in "flying"; it may be several words, "New York". In
-    scripts without spaces between words (Chinese, Japanese, Thai …) it may begin and end wherever a token does.
+    The word is compared after normalisation: an uncased model finds "Fly" for "fly", and accents count if they count
+    for the tokenizer. Only whole words are found: "fly" is not in "flying". A phrase such as "New York" is fine, too.
+    In scripts without spaces between words (Chinese, Japanese, Thai …) a word may begin and end wherever a token does.
 
     Args:
         model: a `BertModel`, or a model with a head, in evaluation mode.
-        tokenizer: of the same checkpoint.
+        tokenizer: the tokenizer of the same checkpoint.
         sentence: one text.
-        word: what to look for in it.
-        occurrence: which one, counted from 0, if the word is there several times.
+        word: the word to look for in it.
+        occurrence: which occurrence, counted from 0, if the word is in the sentence several times.
         layer: 0 for the embeddings, 1 for the first layer, -1 for the last; a list or a name of layers, as
             `combine_layers` takes them; or "all" for one vector per hidden state, (L + 1, D).
         subwords: how the vectors of several tokens become one: "mean", "sum", "first" or "last".
         how: how several layers become one vector: "sum", "mean" or "concat".
 
     Raises:
-        WordError: the word is not there, is there several times and `occurrence` is not given, is beyond the most
-            tokens that the model takes, or is [UNK] to the vocabulary. The message shows the tokens.
-        InputError: the model is in training mode, where dropout makes every call another, or is no BERT.
-        PoolingError: there is no such layer, `subwords` or `how`.
+        WordError: the word is not in the sentence, occurs several times while `occurrence` is not given, is beyond the
+            maximum number of tokens that the model takes, or is [UNK] to the vocabulary. The message shows the tokens.
+        InputError: the model is in training mode, where dropout changes its output, or does not contain one BERT.
+        PoolingError: an unknown layer, `subwords` or `how`.
     """
     (vector,) = embed_words(model, tokenizer, [sentence], word, occurrence, layer, subwords, how)
     return vector
@@ -90,54 +107,44 @@ def embed_words(
     sentences: Sequence[str],
     words: str | Sequence[str],
     occurrence: int | Sequence[int | None] | None = None,
-    layer: Layer = -1,
+    layer: LayerChoice = -1,
     subwords: Subwords = "mean",
     how: str = "sum",
 ) -> list[WordVector]:
-    """The vector of a word in each of several sentences, computed in batches.
+    """Returns the vector of a word in each of several sentences, computed in batches.
 
     Args:
         sentences: N texts.
-        words: one word to look for in all of them, or N: one for each.
-        occurrence: as `embed_word` takes it, one for all or N.
-        model, tokenizer, layer, subwords, how: as `embed_word` takes them.
+        words: one word to look for in all of them, or N words, one for each.
+        occurrence: as for `embed_word`, one for all or N.
+        model, tokenizer, layer, subwords, how: as for `embed_word`.
 
     Returns:
-        N vectors, in the order of the sentences. They differ by rounding from those of `embed_word`.
+        N vectors, in the order of the sentences. They differ from those of `embed_word` by rounding.
 
     Raises:
         As `embed_word`; the message says which sentence.
     """
-    bert = base_model(model)
+    bert = _bert_for_vectors(model)
+    check_one_of("subwords", subwords, SUBWORDS, PoolingError)
     device = bert.embeddings.word_embeddings.weight.device
-    sentences = _as_list("sentences", sentences)
-    looked_for = _one_each("words", words, str, len(sentences))
-    occurrences = _one_each("occurrence", occurrence, int, len(sentences))
-    encodings = tokenizer.encode(sentences)
-    places = []
-    for number, (sentence, word, encoding) in enumerate(zip(sentences, looked_for, encodings, strict=True)):
-        try:
-            place = _choose(_find(tokenizer, sentence, word, encoding), sentence, word, occurrences[number], encoding)
-            if len(encoding) > tokenizer.model_max_length:
-                (encodings[number],) = tokenizer.encode([sentence], tokenizer.model_max_length)
-            _check_place(place, word, encodings[number])
-        except WordError as error:
-            raise error if len(sentences) == 1 else WordError(f"sentence {number}: {error}") from None
-        places.append(place)
+    encodings, locations = _locate_all(tokenizer, sentences, words, occurrence)
     vectors: dict[int, WordVector] = {}
     for batch in by_length([len(encoding) for encoding in encodings]):
-        inputs = tokenizer.pad([encodings[number] for number in batch]).to(device)
+        inputs = tokenizer.pad([encodings[index] for index in batch]).to(device)
         hidden_states = bert(**inputs, output_hidden_states=True).hidden_states  # L + 1 of (B, S, D)
-        for row, number in enumerate(batch):
-            span, indices = places[number]
-            pieces = tuple(state[row, indices] for state in hidden_states)  # (B, S, D) → (n, D)
+        for row, index in enumerate(batch):
+            location = locations[index]
+            states = tuple(state[row, location.token_indices] for state in hidden_states)  # L + 1 of (B, S, D) → (n, D)
             if layer == "all":
-                chosen = torch.stack(pieces)  # (L + 1, n, D)
+                chosen = torch.stack(states)  # (L + 1, n, D)
             else:
-                chosen = combine_layers(pieces, [layer] if isinstance(layer, int) else layer, how)  # (n, D)
-            tokens = [inputs.tokens(row)[index] for index in indices]
-            vectors[number] = WordVector(_join(chosen, subwords), tokens, indices, span)
-    return [vectors[number] for number in range(len(sentences))]
+                chosen = combine_layers(states, [layer] if isinstance(layer, int) else layer, how)  # (n, D)
+            vector = SUBWORDS[subwords](chosen)  # (…, n, D) → (…, D)
+            tokens = encodings[index].tokens
+            word_tokens = [tokens[each] for each in location.token_indices]
+            vectors[index] = WordVector(vector, word_tokens, location.token_indices, location.span)
+    return [vectors[index] for index in range(len(encodings))]
 
 
 def layer_similarity(
@@ -148,12 +155,12 @@ def layer_similarity(
     occurrence: int | Sequence[int | None] | None = None,
     subwords: Subwords = "mean",
 ) -> Tensor:
-    """The cosine of a word in one sentence with a word in another, at the embeddings and after each layer.
+    """Returns the cosine of a word in one sentence and a word in another, at the embeddings and after each layer.
 
     Args:
         sentences: two texts; the same one twice, with two occurrences, is fine.
         words: one word for both, or two.
-        model, tokenizer, occurrence, subwords: as `embed_words` takes them.
+        model, tokenizer, occurrence, subwords: as for `embed_words`.
 
     Returns:
         (L + 1,)
@@ -162,7 +169,7 @@ def layer_similarity(
         As `embed_words`.
     """
     if len(_as_list("sentences", sentences)) != 2:
-        raise WordError(f"sentences must be two to be compared; there are {len(sentences)}")
+        raise WordError(f"sentences must be exactly two, got {len(sentences)}")
     one, other = embed_words(model, tokenizer, sentences, words, occurrence, "all", subwords)
     return pairwise_similarity(one.vector, other.vector)  # (L + 1, D), (L + 1, D) → (L + 1,)
 
@@ -171,10 +178,10 @@ def layer_similarity(
 def static_word_embedding(
     model: nn.Module, tokenizer: BertTokenizer, words: str | Sequence[str], subwords: Subwords = "mean"
 ) -> Tensor:
-    """The word's row of the input table, before position, segment and context: the same in every sentence.
+    """Returns the word's row of the word embedding table, without position, segment and context.
 
     Args:
-        words: one word, or N of them; of a word of several tokens, their rows become one by `subwords`.
+        words: one word, or N of them; the rows of a word of several tokens become one as `subwords` says.
 
     Returns:
         (D,), or (N, D) for a list.
@@ -182,161 +189,201 @@ def static_word_embedding(
     Raises:
         WordError: a word that the vocabulary cannot spell, for which the table has only [UNK].
     """
-    table = base_model(model).embeddings.word_embeddings
+    table = _bert_for_vectors(model).embeddings.word_embeddings
+    check_one_of("subwords", subwords, SUBWORDS, PoolingError)
     if not isinstance(words, str):
-        return torch.stack(
-            [static_word_embedding(model, tokenizer, word, subwords) for word in _as_list("words", words)]
-        )
+        rows = [static_word_embedding(model, tokenizer, word, subwords) for word in _as_list("words", words)]
+        return torch.stack(rows)  # N of (D) → (N, D)
     tokens = tokenizer.tokenize(words)
     if not tokens or "[UNK]" in tokens:
-        raise WordError(f"{words!r} is not in the vocabulary, nor its pieces: its tokens are {_shown(tokens)}")
+        raise WordError(f"{words!r} is not in the vocabulary, nor are its subwords: its tokens are {_shown(tokens)}")
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(tokens), device=table.weight.device)
-    return _join(table(ids), subwords)  # (n) → (n, D) → (D,)
+    return SUBWORDS[subwords](table(ids))  # (n) → (n, D) → (D,)
 
 
-def find_word(tokenizer: BertTokenizer, sentence: str, word: str) -> list[WordPlace]:
-    """Every place of a word in a sentence, in order; none if it is not there as a whole word.
+def find_word(tokenizer: BertTokenizer, sentence: str, word: str) -> list[WordLocation]:
+    """Returns every occurrence of a word in a sentence, in order; none if it is not there as a whole word.
 
     Raises:
-        WordError: the word is empty, or holds nothing that the tokenizer keeps.
+        WordError: the word is empty, or has no character that the tokenizer keeps.
     """
     (encoding,) = tokenizer.encode([sentence])
-    return _find(tokenizer, sentence, word, encoding)
+    return _locate(tokenizer, sentence, word, encoding)
 
 
-def base_model(model: nn.Module) -> BertModel:
-    """The BERT inside a model, ready to compute vectors.
+def _locate(tokenizer: BertTokenizer, sentence: str, word: str, encoding: Encoding) -> list[WordLocation]:
+    """As `find_word`, with the encoding of the whole sentence."""
+    check_text(word, "word")
+    wanted = "".join(text for text, _ in normalised(tokenizer, word)).strip()
+    if not wanted:
+        raise WordError(f"word must have a character that the tokenizer keeps, got {word!r}")
+    characters = sentence_characters(tokenizer, sentence, encoding)
+    return [
+        WordLocation(span(characters[start:end], sentence), token_indices(characters[start:end]))
+        for start, end in occurrences(wanted, characters, encoding.word_ids)
+    ]
 
-    Raises:
-        InputError: there is none, or it is in training mode.
+
+def normalised(tokenizer: BertTokenizer, text: str) -> list[tuple[str, int]]:
+    """Returns the characters of a text after normalisation, each with its position in the original.
+
+    White space becomes a single space, however much there is; a character that the tokenizer removes is left out.
     """
-    bert = getattr(model, "bert", model)
-    if not isinstance(bert, BertModel):
-        raise InputError(f"the model must be a BertModel or one of the heads on it, not {type(model).__name__}")
+    normalizer = tokenizer.tokenizer.normalizer
+    characters: list[tuple[str, int]] = []
+    for position, character in enumerate(text):
+        if not character.isspace():
+            kept = normalizer.normalize_str(character) if normalizer else character
+            # The normalizer puts spaces around each Chinese character; the text has none there.
+            characters += [(each, position) for each in kept if not each.isspace()]
+        elif not characters or characters[-1][0] != " ":
+            characters.append((" ", position))
+    return characters
+
+
+def sentence_characters(tokenizer: BertTokenizer, sentence: str, encoding: Encoding) -> list[Character]:
+    """Returns the characters of a sentence after normalisation, with their tokens in its `encoding`."""
+    tokens: list[set[int]] = [set() for _ in sentence]  # by position in the original
+    for index, (start, end) in enumerate(encoding.offsets):
+        for position in range(start, end):
+            tokens[position].add(index)
+    return [
+        Character(text, position, frozenset(tokens[position])) for text, position in normalised(tokenizer, sentence)
+    ]
+
+
+def occurrences(
+    word: str, characters: Sequence[Character], word_ids: Sequence[int | None]
+) -> Iterator[tuple[int, int]]:
+    """Yields start and end, among the characters, of each occurrence of a whole word, without overlaps.
+
+    `word_ids`, by token index, are those of the encoding.
+    """
+    text = "".join(character.text for character in characters)
+    start = text.find(word)
+    while start >= 0:
+        end = start + len(word)
+        is_whole = is_boundary(characters, start, word_ids) and is_boundary(characters, end, word_ids)
+        if is_whole:
+            yield start, end
+        start = text.find(word, end if is_whole else start + 1)
+
+
+def is_boundary(characters: Sequence[Character], index: int, word_ids: Sequence[int | None]) -> bool:
+    """Whether a word may begin or end between the characters `index - 1` and `index`."""
+    if index in (0, len(characters)):
+        return True
+    before, after = characters[index - 1], characters[index]
+    if " " in (before.text, after.text):
+        return True
+    if not before.tokens or not after.tokens or before.tokens & after.tokens:
+        return False  # inside a token
+    if word_ids[max(before.tokens)] != word_ids[min(after.tokens)]:
+        return True  # the tokenizer splits here before it cuts subwords: at punctuation, for example
+    return any(unicodedata.name(each.text, "").startswith(SPACELESS) for each in (before, after))
+
+
+def span(characters: Sequence[Character], sentence: str) -> tuple[int, int]:
+    """Returns start and end of some characters in the original sentence, sentence[start:end]."""
+    end = characters[-1].position + 1
+    while end < len(sentence) and unicodedata.category(sentence[end]) == "Mn":
+        end += 1  # a combining accent: the tokenizer removed it, and it belongs to the last character
+    return characters[0].position, end
+
+
+def token_indices(characters: Sequence[Character]) -> list[int]:
+    """Returns the indices of all tokens cut from some characters, in order."""
+    return sorted(set().union(*(character.tokens for character in characters)))
+
+
+def _bert_for_vectors(model: nn.Module) -> BertModel:
+    """The BERT inside a model, which must be in evaluation mode."""
+    bert = bert_in(model)
     if model.training:
-        raise InputError("the model is in training mode, and its dropout makes every call another: call model.eval()")
+        raise InputError("the model is in training mode, where dropout changes its output: call model.eval()")
     return bert
 
 
-def _find(tokenizer: BertTokenizer, sentence: str, word: str, encoding: Encoding) -> list[WordPlace]:
-    """As `find_word`, with the encoding of the whole sentence."""
-    check_text(word, "the word")
-    wanted, _ = _normalised(tokenizer, word)
-    wanted = wanted.strip()
-    if not wanted:
-        raise WordError(f"the word to look for is empty: {word!r}")
-    text, origins = _normalised(tokenizer, sentence)
-    cut_from: list[set[int]] = [set() for _ in sentence]  # for each character its tokens: one, or several for 한
-    for index, (start, end) in enumerate(encoding.offsets):
-        for character in range(start, end):
-            cut_from[character].add(index)
-    tokens = [cut_from[origin] for origin in origins]
-
-    def is_edge(place: int) -> bool:
-        """Does a word begin or end between the characters `place - 1` and `place` of the normalised text?"""
-        if place in (0, len(text)) or " " in text[place - 1 : place + 1]:
-            return True
-        before, after = tokens[place - 1], tokens[place]
-        if not before or not after or before & after:
-            return False
-        return encoding.word_ids[max(before)] != encoding.word_ids[min(after)] or any(
-            unicodedata.name(character, "").startswith(SPACELESS) for character in text[place - 1 : place + 1]
-        )
-
-    places: list[WordPlace] = []
-    start = text.find(wanted)
-    while start >= 0:
-        end = start + len(wanted)
-        whole = is_edge(start) and is_edge(end)
-        if whole:
-            indices = sorted(set().union(*tokens[start:end]))
-            after = origins[end - 1] + 1
-            while after < len(sentence) and unicodedata.category(sentence[after]) == "Mn":  # an accent, taken off
-                after += 1
-            places.append(WordPlace((origins[start], after), indices))
-        start = text.find(wanted, end if whole else start + 1)
-    return places
+def _locate_all(
+    tokenizer: BertTokenizer,
+    sentences: Sequence[str],
+    words: str | Sequence[str],
+    occurrence: int | Sequence[int | None] | None,
+) -> tuple[list[Encoding], list[WordLocation]]:
+    """Each sentence as the model will read it, and where its word is; see `embed_words`."""
+    sentences = _as_list("sentences", sentences)
+    wanted = _one_each("words", words, str, len(sentences))
+    chosen = _one_each("occurrence", occurrence, int, len(sentences))
+    encodings = tokenizer.encode(sentences)
+    locations = []
+    for index, (sentence, word) in enumerate(zip(sentences, wanted, strict=True)):
+        try:
+            found = _locate(tokenizer, sentence, word, encodings[index])
+            location = _select(found, sentence, word, chosen[index], encodings[index])
+            if len(encodings[index]) > tokenizer.model_max_length:
+                (encodings[index],) = tokenizer.encode([sentence], tokenizer.model_max_length)
+            _check_readable(location, word, encodings[index])
+        except WordError as error:
+            if len(sentences) == 1:
+                raise
+            raise WordError(f"sentence {index}: {error}") from None
+        locations.append(location)
+    return encodings, locations
 
 
-def _choose(places: list[WordPlace], sentence: str, word: str, occurrence: int | None, encoding: Encoding) -> WordPlace:
-    """The place of the word that is meant."""
-    number = 0 if occurrence is None and len(places) == 1 else occurrence
-    if number is not None and 0 <= number < len(places):
-        return places[number]
+def _select(
+    found: list[WordLocation], sentence: str, word: str, occurrence: int | None, encoding: Encoding
+) -> WordLocation:
+    """The occurrence that is meant, of those found."""
+    index = 0 if occurrence is None and len(found) == 1 else occurrence
+    if index is not None and 0 <= index < len(found):
+        return found[index]
     tokens = f"The tokens are: {_shown(encoding.tokens)}"
-    if not places:
-        written = [piece.strip(".,;:!?()\"'") for piece in sentence.split()]
-        part_of = [piece for piece in written if word.lower() in piece.lower()]
-        close = part_of or difflib.get_close_matches(word, written, n=1, cutoff=0.7)
-        hint = f"; it has {close[0]!r}" if close else ""
-        raise WordError(f"{word!r} is no word of {_quoted(sentence)}{hint}. {tokens}")
-    there = f"{word!r} is {len(places)} times in {_quoted(sentence)}"
+    if not found:
+        there = [each.strip(".,;:!?()\"'") for each in sentence.split()]
+        longer = [each for each in there if word.lower() in each.lower()]
+        hint = f": did you mean {longer[0]}?" if longer else did_you_mean(word, there, most=1)
+        raise WordError(f"{word!r} is not a word of {_quoted(sentence)}{hint or '.'} {tokens}")
+    count = f"{word!r} occurs {'once' if len(found) == 1 else f'{len(found)} times'} in {_quoted(sentence)}"
     if occurrence is None:
-        where = ", ".join(f"{number} at token {place.token_indices[0]}" for number, place in enumerate(places))
-        raise WordError(f"{there}: say which occurrence, {where}. {tokens}")
-    raise WordError(f"occurrence is {occurrence!r}, counted from 0, and {there}. {tokens}")
+        where = ", ".join(f"{index} at token {each.token_indices[0]}" for index, each in enumerate(found))
+        raise WordError(f"{count}: choose an occurrence, {where}. {tokens}")
+    allowed = "0" if len(found) == 1 else f"from 0 to {len(found) - 1}"
+    raise WordError(f"occurrence must be {allowed}, got {occurrence}: {count}. {tokens}")
 
 
-def _check_place(place: WordPlace, word: str, encoding: Encoding) -> None:
-    """Is the word among the tokens that the model will see, and more than [UNK] there?"""
-    last, kept = place.token_indices[-1], encoding.tokens
-    if encoding.overflowing and last >= len(kept) - 1:  # the last one is [SEP]
+def _check_readable(location: WordLocation, word: str, encoding: Encoding) -> None:
+    """Raises a `WordError` if the model will not see the word: it is cut off, or [UNK] to the vocabulary."""
+    last, kept = location.token_indices[-1], encoding.tokens
+    if encoding.overflowing and last >= len(kept) - 1:  # the last token kept is [SEP]
         raise WordError(
-            f"{word!r} is cut off: it is at token {last}, and the model takes {len(kept)}, with [CLS] and [SEP]: "
-            f"shorten the sentence. Kept were: {_shown(kept)}"
+            f"{word!r} is cut off: it is at token {last}, and the model takes {len(kept)} tokens, [CLS] and [SEP] "
+            f"included: shorten the sentence. The tokens kept are: {_shown(kept)}"
         )
-    if "[UNK]" in [kept[index] for index in place.token_indices]:
+    if "[UNK]" in [kept[index] for index in location.token_indices]:
         raise WordError(
-            f"the vocabulary cannot spell {word!r}: the model reads [UNK] instead, as for other words. "
+            f"the vocabulary cannot spell {word!r}: the model reads [UNK], as for every unknown word. "
             f"The tokens are: {_shown(kept)}"
         )
 
 
-def _join(pieces: Tensor, subwords: str) -> Tensor:
-    """(…, n, D) → (…, D)"""
-    if subwords == "first":
-        return pieces[..., 0, :]
-    if subwords == "last":
-        return pieces[..., -1, :]
-    if subwords == "mean":
-        return pieces.mean(dim=-2)
-    if subwords == "sum":
-        return pieces.sum(dim=-2)
-    raise PoolingError(f"subwords is {subwords!r}, and must be one of first, last, mean, sum")
-
-
-def _normalised(tokenizer: BertTokenizer, text: str) -> tuple[str, list[int]]:
-    """A text as the tokenizer sees it, any white space as one space; and each character's place in the original."""
-    normalizer = tokenizer.tokenizer.normalizer
-    characters: list[str] = []
-    origins: list[int] = []
-    for place, character in enumerate(text):
-        if character.isspace():
-            kept = "" if characters[-1:] == [" "] else " "
-        else:  # without the spaces that are put around Chinese characters
-            kept = "".join(normalizer.normalize_str(character).split()) if normalizer else character
-        characters += kept
-        origins += [place] * len(kept)
-    return "".join(characters), origins
-
-
 def _as_list(name: str, texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise TextTypeError(f"{name} must be a list of strings, not {type(texts).__name__}")
+        raise TextTypeError(f"{name} must be a list of strings, got {type(texts).__name__}")
     if not texts:
-        raise WordError(f"{name} is an empty list")
-    for number, text in enumerate(texts):
-        check_text(text, f"number {number} of {name}")
+        raise WordError(f"{name} must not be empty")
+    for index, text in enumerate(texts):
+        check_text(text, f"{name}[{index}]")
     return list(texts)
 
 
 def _one_each(name: str, value: Any, kind: type, count: int) -> list[Any]:
-    """The value for each of `count` sentences: one for all, or as many as there are."""
+    """One value for each of `count` sentences: the same for all, or those of a list."""
     values = [value] * count if value is None or type(value) is kind else value
     if not isinstance(values, list | tuple) or not all(each is None or type(each) is kind for each in values):
-        raise TextTypeError(f"{name} must be {kind.__name__}, or a list of them, not {reprlib.repr(value)}")
+        raise TextTypeError(f"{name} must be {kind.__name__}, or a list of them, got {reprlib.repr(value)}")
     if len(values) != count:
-        raise WordError(f"there are {count} sentences and {len(values)} in {name}: give one for all, or one for each")
+        raise WordError(f"{name} must be one for all sentences, or a list of {count}, got a list of {len(values)}")
     return list(values)
 
 

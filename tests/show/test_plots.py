@@ -1,4 +1,4 @@
-"""Pictures hold what they are given, at 3 tokens and at 30, and are the same bytes each time."""
+"""Pictures show what they are given, for 3 tokens and for 30, and are the same bytes each time."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ def test_a_matrix_has_its_labels_and_values() -> None:
     assert {"a", "b"} <= set(words(plot_matrix(torch.eye(2), ["a", "b"])))
 
 
-def test_a_large_matrix_shows_colours_alone() -> None:
+def test_a_large_matrix_shows_only_colours() -> None:
     tokens = [f"token{number}" for number in range(30)]
     assert sorted(set(words(plot_matrix(torch.rand(30, 30), tokens)))) == sorted(tokens)
 
@@ -75,18 +75,27 @@ def test_the_same_picture_is_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     "draw, message",
     [
-        (lambda: plot_matrix(torch.eye(2), ["a"]), "2 rows need a list of 2 labels, not 1 labels"),
-        (lambda: plot_matrix(torch.eye(2), "ab"), "2 rows need a list of 2 labels, not the text .ab."),
+        (lambda: plot_matrix(torch.eye(2), ["a"]), "rows must be a list of 2 labels, got 1"),
+        (lambda: plot_matrix(torch.eye(2), "ab"), "rows must be a list of 2 labels, got the string .ab."),
         (
             lambda: plot_matrix(torch.ones(2), ["a", "b"]),
-            r"2 axes of numbers are needed .* the shape is \(2,\)",
+            r"values must have 2 dimensions and at least one number, got shape \(2,\)",
         ),
-        (lambda: plot_attention(torch.ones(2, 3, 3), list("abc"), head=2), "no head 2: they are numbered from 0 to 1"),
-        (lambda: plot_attention(torch.ones(2, 2, 3, 3), "abc"), "3 axes of numbers"),
-        (lambda: plot_layers({}), "1 to 8 lines of one length are needed; they are 0"),
-        (lambda: plot_layers({"a": [1, 2], "b": [1]}), r"they are 2, of \[1, 2\]"),
-        (lambda: plot_map(torch.eye(3), ["a"]), "3 vectors need as many labels and groups: 1 and 3"),
-        (lambda: plot_map(torch.eye(9), "abcdefghi", "abcdefghi"), f"9 groups, and colours for {len(COLOURS)}"),
+        (
+            lambda: plot_attention(torch.ones(2, 3, 3), list("abc"), head=2),
+            "head must be an integer from 0 to 1, got 2",
+        ),
+        (lambda: plot_attention(torch.ones(2, 2, 3, 3), "abc"), "probabilities must have 3 dimensions"),
+        (lambda: plot_layers({}), "lines must be 1 to 8 of the same length, got 0"),
+        (lambda: plot_layers({"a": [1, 2], "b": [1]}), r"got 2 of lengths \[1, 2\]"),
+        (lambda: plot_attention(torch.ones(2, 3, 3), "abc"), "tokens must be a list of 3 labels, got the string 'abc'"),
+        (lambda: plot_attention(torch.ones(2, 3, 4), list("abc")), "tokens must be a list of 4 labels, got 3"),
+        (lambda: plot_map(torch.eye(3)[:1], ["a"]), "vectors must be at least 2, got 1"),
+        (lambda: plot_map(torch.eye(3), ["a"]), "labels and groups must be one for each of the 3 vectors, got 1 and 3"),
+        (
+            lambda: plot_map(torch.eye(9), "abcdefghi", "abcdefghi"),
+            f"groups must have at most {len(COLOURS)} different names, got 9",
+        ),
     ],
 )
 def test_bad_input(draw, message: str) -> None:
@@ -97,4 +106,5 @@ def test_bad_input(draw, message: str) -> None:
 def test_without_matplotlib() -> None:
     code = "import sys; sys.modules['matplotlib'] = None; import minibert.show.plots"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "MissingPackageError: pictures need matplotlib: pip install 'minibert[plots]'" in done.stderr
+    assert "MissingPackageError: pictures need matplotlib, which cannot be imported" in done.stderr
+    assert "pip install -e '.[plots]'" in done.stderr

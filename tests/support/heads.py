@@ -1,4 +1,4 @@
-"""Every head beside its counterpart in transformers, with inputs and labels."""
+"""Every head and its counterpart in transformers, with inputs and labels."""
 
 import dataclasses
 from typing import Any
@@ -27,7 +27,7 @@ WORDS = ids(B, S).masked_fill(ids(B, S, below=2) == 0, -100)
 FOLLOWS = torch.tensor([0, 1, 1])
 ONE_LABEL = {"id2label": ("score",)}
 
-# What to call it, the class, its inputs and labels, and changes to the config.
+# By a name: the class, its inputs and labels, and changes to the config.
 CASES: dict[str, tuple[str, dict[str, Tensor], dict[str, Any]]] = {
     "pretraining": (
         "BertForPreTraining",

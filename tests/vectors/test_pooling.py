@@ -63,10 +63,10 @@ def test_a_long_mean_in_float16_does_not_overflow() -> None:
 @pytest.mark.parametrize("pool", POOLS)
 @given(length=st.integers(1, 6), padding=st.integers(0, 5), left=st.booleans(), seed=st.integers(0, 99))
 def test_padding_never_counts(pool, length: int, padding: int, left: bool, seed: int) -> None:
-    """Neither its amount, its side nor what it holds, be it NaN; and no argument is modified."""
+    """Neither its amount, its side nor its values, not even NaN; and no argument is modified."""
     tokens = torch.randn(1, length, 4, generator=torch.Generator().manual_seed(seed))
-    rubbish = torch.full((1, padding, 4), float("nan"))
-    parts, marks = [tokens, rubbish], [torch.ones(1, length), torch.zeros(1, padding)]
+    invalid = torch.full((1, padding, 4), float("nan"))
+    parts, marks = [tokens, invalid], [torch.ones(1, length), torch.zeros(1, padding)]
     if left:
         parts.reverse()
         marks.reverse()
@@ -82,15 +82,15 @@ def test_padding_never_counts(pool, length: int, padding: int, left: bool, seed:
     "hidden,mask,message",
     [
         (HIDDEN, torch.tensor([[1, 0, 0], [0, 0, 0]]), "row 1 of attention_mask is all padding"),
-        (HIDDEN, torch.ones(2, 2), r"they are torch.float32 \(2, 3, 2\) and \(2, 2\)"),
+        (HIDDEN, torch.ones(2, 2), r"got torch.float32 \(2, 3, 2\) and \(2, 2\)"),
         (HIDDEN[0], torch.ones(3), r"hidden must be floating-point numbers \(batch, sequence, size\)"),
         (HIDDEN.long(), MASK, "hidden must be floating-point numbers"),
-        (HIDDEN, (1 - MASK) * -10000, "attention_mask must hold 1 for each token and 0 for each padding position"),
-        ((HIDDEN, None), MASK, r"hidden must be a tensor, not tuple: pool\(out.last_hidden_state, mask\)"),
-        (HIDDEN, None, "attention_mask must be a tensor, not NoneType"),
+        (HIDDEN, (1 - MASK) * -10000, "attention_mask must be 1 for each token and 0 for each padding position"),
+        ((HIDDEN, None), MASK, "hidden must be a tensor, got tuple: pass out.last_hidden_state and"),
+        (HIDDEN, None, "attention_mask must be a tensor, got NoneType"),
     ],
 )
-def test_bad_input(pool, hidden: Tensor, mask: Tensor, message: str) -> None:
+def test_bad_input_of_a_pool(pool, hidden: Tensor, mask: Tensor, message: str) -> None:
     with pytest.raises(PoolingError, match=message):
         pool(hidden, mask)
 
@@ -123,23 +123,24 @@ def test_layers_by_name(name: str, numbers: list[int]) -> None:
     "arguments,message",
     [
         ((None, [1]), "call the model with output_hidden_states=True"),
-        (([HIDDEN] * 3, [3]), "layer 3 is not there: with 3 hidden states, layers run from 0 to 2, or -3 to -1"),
-        (([HIDDEN] * 3, [-4]), "layer -4 is not there"),
-        (([HIDDEN] * 3, []), "no layer is named"),
-        (([HIDDEN] * 3, -1), r"layers must be a list of whole numbers, such as \[-2, -1\]; it is -1"),
-        (([HIDDEN] * 3, [1.0]), "layers must be a list of whole numbers"),
+        (([HIDDEN] * 3, [3]), "there is no layer 3: with 3 hidden states, layers run from 0 to 2, or from -3 to -1"),
+        (([HIDDEN] * 3, [-4]), "there is no layer -4"),
+        (([HIDDEN] * 3, []), "layers must not be empty: with 3 hidden states"),
+        (([HIDDEN] * 3, -1), r"layers must be a list of integers, such as \[-2, -1\], got -1"),
+        (([HIDDEN] * 3, [1.0]), "layers must be a list of integers"),
         (
             ([HIDDEN] * 3, "third"),
-            "layers is 'third', and must be a list of numbers, or one of embeddings, last, second",
+            "layers must be a list of integers, or one of embeddings, last, .*, all layers, got 'third'",
         ),
-        (([HIDDEN] * 4, "last four"), "there are no 'last four' among 3 layers"),
-        (([HIDDEN], "all layers"), "there are no 'all layers' among 0 layers"),
-        (([HIDDEN], "last"), "there are no 'last' among 0 layers"),
+        (([HIDDEN] * 3, "last for"), r"got 'last for': did you mean last four or last\?"),
+        (([HIDDEN] * 4, "last four"), "there are too few layers for 'last four': the model has 3"),
+        (([HIDDEN], "all layers"), "there are too few layers for 'all layers': the model has 0"),
+        (([HIDDEN], "last"), "there are too few layers for 'last': the model has 0"),
         ((HIDDEN, [0]), "pass out.hidden_states, not the whole output"),
         (((HIDDEN, None), [0]), "pass out.hidden_states, not the whole output"),
-        (([HIDDEN] * 3, [1], "max"), "how is 'max', and must be one of sum, mean, concat"),
+        (([HIDDEN] * 3, [1], "max"), "how must be one of sum, mean, concat, got 'max'"),
     ],
 )
-def test_combine_layers_bad_input(arguments: tuple, message: str) -> None:
+def test_bad_input_of_combine_layers(arguments: tuple, message: str) -> None:
     with pytest.raises(PoolingError, match=message):
         combine_layers(*arguments)

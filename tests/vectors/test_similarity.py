@@ -73,7 +73,7 @@ SENTENCE_TRANSFORMERS = {
 
 
 @pytest.mark.parametrize("score", MATRICES)
-def test_against_others(score: str) -> None:
+def test_against_other_libraries(score: str) -> None:
     """scikit-learn, scipy and sentence-transformers; matrix and pair by pair; (N, D) and single vectors."""
     a, b = random(7, 33), random(5, 33, seed=1)
     matrix, pairs = MATRICES[score](a, b), pairwise_similarity(a[:5], b, score)
@@ -88,7 +88,7 @@ def test_against_others(score: str) -> None:
 
 
 def test_the_distance_of_close_vectors_keeps_its_digits() -> None:
-    """The way through a matrix product, taken by cdist for more than 25 rows, would lose them all."""
+    """A matrix product, which cdist uses by default above 25 rows, would lose them all."""
     a = 100 + random(40, 384).float()
     b = a + 1e-3
     expected = -(a.double() - b.double()).norm(dim=-1)
@@ -107,8 +107,8 @@ def test_search_is_the_matrix_sorted(score: str, queries: int, corpus: int, top_
     """Whatever the size of the blocks."""
     a, b = random(queries, 6, seed=seed), random(corpus, 6, seed=seed + 1)
     found = semantic_search(a, b, top_k, score, block_size=block)
-    values, places = MATRICES[score](a, b).sort(descending=True)
-    assert [[hit.corpus_id for hit in hits] for hits in found] == places[:, :top_k].tolist()
+    values, indices = MATRICES[score](a, b).sort(descending=True)
+    assert [[hit.corpus_id for hit in hits] for hits in found] == indices[:, :top_k].tolist()
     torch.testing.assert_close(
         torch.tensor([[hit.score for hit in hits] for hits in found]).double(), values[:, :top_k], rtol=1e-6, atol=1e-6
     )
@@ -139,7 +139,7 @@ def test_equal_scores_come_in_the_order_of_the_corpus() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation inside it returns."""
+    """Records the size of the largest tensor that any operation inside it returns."""
 
     numbers = 0
 
@@ -180,32 +180,32 @@ def test_single_vectors_count_as_one_row() -> None:
 @pytest.mark.parametrize(
     "call,message",
     [
-        (lambda: cosine_similarity(A, torch.ones(2, 3)), r"with the same D; they are \(2, 2\), \(2, 3\)"),
+        (lambda: cosine_similarity(A, torch.ones(2, 3)), r"with the same D, got \(2, 2\) and \(2, 3\)"),
         (lambda: cosine_similarity(A[None], A), r"a must be \(N, D\)"),
         (lambda: cosine_similarity(A, torch.zeros(2, 2)), "row 0 of b is all zeros"),
-        (lambda: cosine_similarity(A.long()), r"a must hold floating-point numbers, .* call a\.float\(\)"),
-        (lambda: cosine_similarity(A, [[1.0, 2.0]]), r"b must be a tensor, not list: torch\.as_tensor\(b\)"),
-        (lambda: cosine_similarity(A, A.double()), "a holds torch.float32 and b torch.float64: convert one"),
+        (lambda: cosine_similarity(A.long()), r"a must be floating-point numbers, got torch.int64: call a\.float\(\)"),
+        (lambda: cosine_similarity(A, [[1.0, 2.0]]), r"b must be a tensor, got list: torch\.as_tensor\(b\)"),
+        (lambda: cosine_similarity(A, A.double()), "a and b must have one dtype, got torch.float32 and torch.float64"),
         (lambda: cosine_similarity(A / 0), "row 0 of a is not finite"),
-        (lambda: cosine_distance(A, B), r"of one shape .* they are \(2, 2\) and \(3, 2\)"),
+        (lambda: cosine_distance(A, B), r"u and v must have the same shape .*, got \(2, 2\) and \(3, 2\)"),
         (lambda: cosine_distance(A[0], torch.zeros(2)), "v is all zeros"),
-        (lambda: cosine_similarity(A, torch.ones(0)), r"b must hold vectors of at least one number; .* \(0,\)"),
-        (lambda: cosine_similarity(A, A.to("meta")), "a is on cpu and b on meta: move one of them"),
+        (lambda: cosine_similarity(A, torch.ones(0)), r"b must be vectors of at least one number, got shape \(0,\)"),
+        (lambda: cosine_similarity(A, A.to("meta")), "a and b must be on one device, got cpu and meta: move one"),
         (lambda: euclidean_similarity(A, A / 0), "row 0 of b is not finite"),
-        (lambda: pairwise_similarity(A, A, "angle"), "score is 'angle', and must be one of cosine, dot, euclidean"),
-        (lambda: semantic_search(A, B, score=cosine_similarity), "score is <function"),
-        (lambda: semantic_search(A, B, top_k=0), "top_k is 0, and must be a whole number from 1"),
-        (lambda: semantic_search(A, B, block_size=1.5), "block_size is 1.5"),
-        (lambda: semantic_search(A, B[:0]), r"M from 1; they are \(2, 2\), \(0, 2\)"),
+        (lambda: pairwise_similarity(A, A, "angle"), "score must be one of cosine, dot, .*, got 'angle'"),
+        (lambda: semantic_search(A, B, score=cosine_similarity), "score must be one of .*, got <function"),
+        (lambda: semantic_search(A, B, top_k=0), "top_k must be a positive integer, got 0"),
+        (lambda: semantic_search(A, B, block_size=1.5), "block_size must be a positive integer, got 1.5"),
+        (lambda: semantic_search(A, B[:0]), r"M at least 1, got \(2, 2\) and \(0, 2\)"),
         (lambda: semantic_search(A, B[0]), r"corpus \(M, D\)"),
-        (lambda: semantic_search(A, torch.ones(3, 5)), r"with the same D and M from 1; they are \(2, 2\), \(3, 5\)"),
-        (lambda: semantic_search(["fly"], B), "queries must be a tensor, not list"),
+        (lambda: semantic_search(A, torch.ones(3, 5)), r"with the same D and M at least 1, got \(2, 2\) and \(3, 5\)"),
+        (lambda: semantic_search(["fly"], B), "queries must be a tensor, got list"),
         (lambda: semantic_search(A, torch.cat([B, 0 * B]), block_size=2), "row 3 of corpus is all zeros"),
         (lambda: semantic_search(A * 0, B), "row 0 of queries is all zeros"),
         (lambda: semantic_search(A * 1e30, B * 1e30, score="dot"), "some scores are too large for torch.float32"),
-        (lambda: semantic_search(A, B, top_k=True), "top_k is True"),
-        (lambda: rank(A, B), r"query must be one vector \(D,\); it is \(2, 2\)"),
-        (lambda: rank(A[0], None), "corpus must be a tensor, not NoneType"),
+        (lambda: semantic_search(A, B, top_k=True), "top_k must be a positive integer, got True"),
+        (lambda: rank(A, B), r"query must be one vector \(D,\), got \(2, 2\)"),
+        (lambda: rank(A[0], None), "corpus must be a tensor, got NoneType"),
     ],
 )
 def test_bad_input(call, message: str) -> None:

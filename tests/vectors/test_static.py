@@ -39,7 +39,7 @@ def binary(end: bytes = b"\n") -> bytes:
 
 
 def write(folder: Path, content: bytes) -> Path:
-    file = folder / ("vectors.gz" if content[:2] == b"\x1f\x8b" else "vectors")  # no other ending gives the form away
+    file = folder / ("vectors.gz" if content[:2] == b"\x1f\x8b" else "vectors")  # no other extension shows the format
     file.write_bytes(content)
     return file
 
@@ -60,7 +60,7 @@ def glove(data: Callable[[str], Path]) -> StaticVectors:
     return StaticVectors.load(data("glove-6b-50d"))
 
 
-FORMS = {
+FORMATS = {
     "word2vec text": text(),
     "spaces at the ends": text(space=" "),
     "Windows line ends": text(end="\r\n"),
@@ -73,9 +73,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_very_numbers(tmp_path: Path, form: str) -> None:
-    vectors = StaticVectors.load(write(tmp_path, FORMS[form]))
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_exactly_the_same_numbers(tmp_path: Path, name: str) -> None:
+    vectors = StaticVectors.load(write(tmp_path, FORMATS[name]))
     assert (len(vectors), vectors.dimension) == NUMBERS.shape
     for word, row in zip(WORDS, NUMBERS, strict=True):
         assert vectors[word].dtype == torch.float32
@@ -100,7 +100,7 @@ def test_a_folder(tmp_path: Path, dtype: type) -> None:
     ],
 )
 def test_against_gensims_reader(file: str, options: dict) -> None:
-    """Which has to be told the form."""
+    """Which has to be told the format."""
     ours, theirs = StaticVectors.load(SAMPLES / file), KeyedVectors.load_word2vec_format(SAMPLES / file, **options)
     assert ours.keyed_vectors.index_to_key == theirs.index_to_key
     assert np.array_equal(ours.keyed_vectors.vectors, theirs.vectors)
@@ -109,10 +109,10 @@ def test_against_gensims_reader(file: str, options: dict) -> None:
 
 
 def test_what_real_files_have(tmp_path: Path) -> None:
-    """A word cut within a character, one that comes twice, a vector of zeros."""
+    """A word truncated within a character, one that occurs twice, a vector of zeros."""
     content = b"the 1 2\n\xe3\x81\x82\xe3\x81 5 6\nthe 7 8\nlast 9 10\nnone 0 0\n"
-    for form in (content, b"5 2\n" + content):
-        vectors = StaticVectors.load(write(tmp_path, form))
+    for file in (content, b"5 2\n" + content):
+        vectors = StaticVectors.load(write(tmp_path, file))
         assert list(vectors.keyed_vectors.key_to_index) == ["the", "あ\N{REPLACEMENT CHARACTER}", "last", "none"]
         assert vectors["the"].tolist() == [1, 2]
         assert vectors["last"].tolist() == [9, 10]
@@ -122,16 +122,16 @@ def test_vectors_that_gensim_trained() -> None:
     keyed = KeyedVectors(3)
     keyed.add_vectors(WORDS, NUMBERS)
     assert StaticVectors(keyed)["bank"].tolist() == NUMBERS[1].tolist()
-    with pytest.raises(VectorsError, match=r"takes gensim's KeyedVectors, such as model\.wv, not str; .*load\(path\)"):
+    with pytest.raises(VectorsError, match=r"must be gensim's KeyedVectors, .*, got str: .*load\(path\)"):
         StaticVectors("vectors.bin")
 
 
 @pytest.mark.parametrize(
     "content,message",
     [
-        (b"", "it begins with no word and its vector"),
-        (b"He is sitting near the river bank\n", "it begins with no word and its vector"),
-        (b"\x80\x02cgensim.models.word2vec\nWord2Vec\n", "it begins with no word and its vector"),
+        (b"", "it does not begin with a word and its vector"),
+        (b"He is sitting near the river bank\n", "it does not begin with a word and its vector"),
+        (b"\x80\x02cgensim.models.word2vec\nWord2Vec\n", "it does not begin with a word and its vector"),
         (b"3 2\nthe 1 2\n", "unexpected end of input"),
         (b"2 2\nthe 1 2\na 3\n", "the vector of 'a' is one number, not a vector"),
         (b"2 2\nthe 1 2\na -3e-1 4 5\n", "could not broadcast"),
@@ -149,14 +149,14 @@ def test_a_damaged_or_foreign_file(tmp_path: Path, content: bytes, message: str)
         StaticVectors.load(file)
     assert str(caught.value).startswith(f"{file} cannot be read as word vectors (")
     assert message in str(caught.value)
-    assert str(caught.value).endswith("get it anew")
+    assert str(caught.value).endswith("download it again")
 
 
 @pytest.mark.parametrize("content", [binary(), gzip.compress(text()), text()], ids=["binary", "gzip", "text"])
 def test_a_file_cut_anywhere(tmp_path: Path, content: bytes) -> None:
-    """Only in the last number of a text it goes unseen: there is nothing that tells 0.12 from 0.1."""
-    seen = len(content) - 1 if content != text() else content.rindex(b" ") + 2
-    for length in range(seen):
+    """Only a cut in the last number of a text goes unnoticed: nothing distinguishes 0.12 from 0.1."""
+    noticed = len(content) - 1 if content != text() else content.rindex(b" ") + 2
+    for length in range(noticed):
         with pytest.raises(VectorsError):
             StaticVectors.load(write(tmp_path, content[:length]))
 
@@ -166,7 +166,7 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
         with pytest.raises(VectorsError, match=message):
             StaticVectors.load(tmp_path)
 
-    fails(r"it has 0 \*_emb\.npy and 0 \*_index\.parquet")
+    fails(r"must have one \*_emb\.npy and one \*_index\.parquet, got 0 and 0")
     for name in ("my_emb.npy", "my_index.parquet"):
         write_folder(tmp_path)
         whole = (tmp_path / name).read_bytes()
@@ -178,16 +178,16 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
     (tmp_path / "my_emb.npy").write_bytes(whole.replace(b"}", b" "))
     fails("cannot be read as word vectors")
     write_folder(tmp_path, numbers=NUMBERS[:, 0])
-    fails(r"my_emb\.npy has float32 numbers of shape \(8,\)")
+    fails(r"my_emb\.npy must be floating-point numbers \(8, D\), got float32 numbers of shape \(8,\)")
     write_folder(tmp_path, numbers=NUMBERS[:-1])
-    fails(r"my_emb\.npy has float32 numbers of shape \(7, 3\), and my_index\.parquet has 8 words")
+    fails(r"my_emb\.npy must be floating-point numbers \(8, D\), got float32 numbers of shape \(7, 3\)")
     write_folder(tmp_path, numbers=NUMBERS.astype(int))
-    fails("has int64 numbers")
+    fails("got int64 numbers")
     write_folder(tmp_path, words=list(range(8)))
-    fails(r"my_index\.parquet must have one column, the words")
+    fails(r"my_index\.parquet must have one column of strings, the words")
     write_folder(tmp_path)
     (tmp_path / "other_emb.npy").touch()
-    fails(r"it has 2 \*_emb\.npy")
+    fails(r"must have one .*, got 2 and 1")
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -197,14 +197,14 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         StaticVectors.load(tmp_path)
 
 
-def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_path(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match=r"there is no file or folder .*nowhere"):
         StaticVectors.load(tmp_path / "nowhere")
 
 
-def test_as_written_else_in_lower_case(vectors: StaticVectors) -> None:
+def test_a_word_is_looked_up_as_written_then_in_lower_case(vectors: StaticVectors) -> None:
     assert "Paris" in vectors
-    assert "paris" not in vectors  # that is another word, and the vocabulary is cased
+    assert "paris" not in vectors  # a different word: the vocabulary is cased
     assert vectors["BANK"].equal(vectors["bank"])
     keyed = KeyedVectors(1)
     keyed.add_vectors(["us", "US"], np.array([[1.0], [2.0]], dtype=np.float32))
@@ -212,16 +212,16 @@ def test_as_written_else_in_lower_case(vectors: StaticVectors) -> None:
     assert (cased["us"].item(), cased["US"].item(), cased["Us"].item()) == (1, 2, 1)
 
 
-def test_a_word_that_is_not_there(vectors: StaticVectors) -> None:
-    with pytest.raises(VectorsError, match=r"'paris' is not among the 8 words, nor .*: did you mean 'Paris'\?"):
+def test_a_word_without_a_vector(vectors: StaticVectors) -> None:
+    with pytest.raises(VectorsError, match=r"neither 'paris' nor its .* the 8 words: did you mean Paris\?"):
         vectors["paris"]
-    with pytest.raises(VectorsError, match="'word in vectors' tells beforehand"):
+    with pytest.raises(VectorsError, match="words: check with 'word in vectors'"):
         vectors["xyzzy"]
-    with pytest.raises(TextTypeError, match="a word must be a string, not int"):
+    with pytest.raises(TextTypeError, match="a word must be a string, got int"):
         vectors[0]
 
 
-def test_a_vector_is_the_callers_own(vectors: StaticVectors) -> None:
+def test_a_vector_is_a_copy(vectors: StaticVectors) -> None:
     vectors["bank"].zero_()
     assert vectors["bank"].tolist() == NUMBERS[1].tolist()
 
@@ -240,7 +240,7 @@ def test_average(vectors: StaticVectors) -> None:
     "words,expected",
     [
         ("I saw a dog.", ["I", "saw", "a", "dog"]),
-        ("I don't; it isn't", ["I", "don't", "it", "is", "n't"]),  # whole if it is known, else in its parts
+        ("I don't; it isn't", ["I", "don't", "it", "is", "n't"]),  # whole if it is known, otherwise split
         ("I DON\u2019T", ["I", "DON'T"]),
         ("the bank's well-known 'cash'", ["the", "bank", "'s", "well", "known", "cash"]),
         ("in 1990, 3.5 of 1,000.", ["in", "1990", "3.5", "of", "1,000"]),
@@ -258,15 +258,15 @@ def test_how_a_text_is_split(vectors: StaticVectors, words: str, expected: list[
 @pytest.mark.parametrize(
     "texts,error,message",
     [
-        ([], TextError, "the list of texts is empty"),
+        ([], TextError, "texts must not be empty"),
         (["the", "xyzzy foo"], TextError, "text 1 has no average, none of its words has a vector: xyzzy, foo;"),
-        (["the", "?!"], TextError, "text 1 has no average, there is no word in it"),
-        ("", TextError, "text 0 has no average, there is no word in it"),
-        ([["the", "bank"]], TextTypeError, "text 0 must be a string, not list: give whole texts, not their words"),
-        (["the", None], TextTypeError, "text 1 must be a string, not NoneType"),
-        (b"the bank", TextTypeError, "texts must be a string or a list of strings, not bytes"),
-        ({"the"}, TextTypeError, "not set"),
-        (7, TextTypeError, "not int"),
+        (["the", "?!"], TextError, "text 1 has no average, it contains no word"),
+        ("", TextError, "text 0 has no average, it contains no word"),
+        ([["the", "bank"]], TextTypeError, "text 0 must be a string, got list: pass whole texts, not their words"),
+        (["the", None], TextTypeError, "text 1 must be a string, got NoneType"),
+        (b"the bank", TextTypeError, "texts must be a string or a list of strings, got bytes"),
+        ({"the"}, TextTypeError, "got set"),
+        (7, TextTypeError, "got int"),
     ],
 )
 def test_bad_texts(vectors: StaticVectors, texts: object, error: type[Exception], message: str) -> None:
@@ -278,14 +278,14 @@ def test_glove(glove: StaticVectors) -> None:
     assert (len(glove), glove.dimension) == (400_000, 50)
     assert glove["the"][:3].tolist() == pytest.approx([0.418, 0.24968, -0.41242])  # as in the published text file
     assert glove.keyed_vectors.most_similar("river", topn=1)[0][0] == "rivers"
-    with pytest.raises(VectorsError, match=r"'riverr' is not among the 400000 words.*'river'"):
+    with pytest.raises(VectorsError, match=r"neither 'riverr' .* among the 400000 words: did you mean river "):
         glove["riverr"]
 
 
 def test_the_four_banks(glove: StaticVectors) -> None:
-    """The two banks of a river are alike, and the two of money; the others almost as much.
+    """The two river banks are similar, and so are the two money banks; the mixed pairs almost as much.
 
-    Averaged over characters, as code that expects lists of words does with texts, all are alike.
+    Averaged over characters, which is what code for lists of words does with a text, all four are similar.
     """
     average = glove.average_vectors(SENTENCES)
     assert average.missing == [[]] * 4

@@ -30,7 +30,7 @@ def theirs(checkpoint: Path) -> transformers.PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def from_list(data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BertTokenizer]:
-    """Tokenizers around other real vocabularies."""
+    """Builds tokenizers from other real vocabularies."""
 
     def build(name: str, settings: str = "{}") -> BertTokenizer:
         folder = tmp_path_factory.mktemp(name)
@@ -66,7 +66,7 @@ def from_list(data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         ("a\ufe0f fly", "a", ["a"], [1], "a\ufe0f"),
     ],
 )
-def test_where_a_word_is(
+def test_the_tokens_and_the_span_of_a_word(
     model, tokenizer, sentence: str, word: str, tokens: list[str], indices: list[int], shown: str
 ) -> None:
     found = embed_word(model, tokenizer, sentence, word)
@@ -99,34 +99,34 @@ def test_each_word_of_a_sentence_is_found(tokenizer, theirs, words: list[str], g
     encoded = theirs(sentence)
     starts = [len(gap.join([*words[:number], ""])) for number in range(len(words))]
     for word in set(words):
-        places = find_word(tokenizer, sentence, word)
+        found = find_word(tokenizer, sentence, word)
         expected = [start for start, each in zip(starts, words, strict=True) if each == word]
-        assert [place.span for place in places] == [(start, start + len(word)) for start in expected]
-        for start, place in zip(expected, places, strict=True):
-            of_characters = {encoded.char_to_token(start + offset) for offset in range(len(word))} - {None}
-            assert place.token_indices == sorted(of_characters)
+        assert [location.span for location in found] == [(start, start + len(word)) for start in expected]
+        for start, location in zip(expected, found, strict=True):
+            their_tokens = {encoded.char_to_token(start + offset) for offset in range(len(word))} - {None}
+            assert location.token_indices == sorted(their_tokens)
 
 
 def test_a_cased_vocabulary_knows_case_and_accents(from_list) -> None:
     cased = from_list("bert_base_cased_tok", '{"do_lower_case": false}')
-    assert [place.span for place in find_word(cased, "Fly or fly", "fly")] == [(7, 10)]
+    assert [location.span for location in find_word(cased, "Fly or fly", "fly")] == [(7, 10)]
     assert not find_word(cased, "un café", "cafe")
-    (place,) = find_word(cased, "un café", "café")
-    assert cased("un café").tokens()[place.token_indices[0]].startswith("ca")
+    (location,) = find_word(cased, "un café", "café")
+    assert cased("un café").tokens()[location.token_indices[0]].startswith("ca")
 
 
 def test_chinese(from_list) -> None:
     chinese = from_list("bert_chinese")
     sentence = "我爱北京天安门, 北京!"
-    assert [place.token_indices for place in find_word(chinese, sentence, "北京")] == [[3, 4], [9, 10]]
-    assert [sentence[slice(*place.span)] for place in find_word(chinese, sentence, "天安门")] == ["天安门"]
+    assert [location.token_indices for location in find_word(chinese, sentence, "北京")] == [[3, 4], [9, 10]]
+    assert [sentence[slice(*location.span)] for location in find_word(chinese, sentence, "天安门")] == ["天安门"]
 
 
 def test_repeated_words(model, tokenizer) -> None:
     first, second = (embed_word(model, tokenizer, BANK, "bank", occurrence=number) for number in (0, 1))
     assert (first.token_indices, second.token_indices) == ([2], [6])
     assert not torch.equal(first.vector, second.vector)
-    assert [place.span[0] for place in find_word(tokenizer, "ha ha ha ha ha", "ha ha")] == [0, 6]
+    assert [location.span[0] for location in find_word(tokenizer, "ha ha ha ha ha", "ha ha")] == [0, 6]
 
 
 def test_layers(model, tokenizer) -> None:
@@ -201,38 +201,44 @@ def test_static_word_embedding(model, tokenizer) -> None:
             "soups",
             {},
             WordError,
-            "'soups' is no word of .*; it has 'soup'. The tokens are: .CLS. there was a fly",
+            r"'soups' is not a word of .*: did you mean soup\? The tokens are: .CLS. there was a fly",
         ),
-        ("a butterfly", "fly", {}, WordError, "'fly' is no word of 'a butterfly'; it has 'butterfly'"),
-        ("flying", "fly", {}, WordError, "no word of 'flying'; it has 'flying'. The tokens are: .CLS. flying .SEP."),
-        (SOUP, "elephant", {}, WordError, f"'elephant' is no word of '{SOUP}'. The tokens"),
-        (BANK, "bank", {}, WordError, "'bank' is 2 times in .*: say which occurrence, 0 at token 2, 1 at token 6. The"),
-        (BANK, "bank", {"occurrence": 2}, WordError, "occurrence is 2, counted from 0, and 'bank' is 2 times in"),
-        (BANK, "bank", {"occurrence": -1}, WordError, "occurrence is -1, counted from 0, and"),
-        (BANK, "river", {"occurrence": 1}, WordError, "occurrence is 1, counted from 0, and 'river' is 1 times in"),
-        ("so " * 600 + "fly", "fly", {}, WordError, "'fly' is cut off: it is at token 601, and the model takes 512"),
+        ("a butterfly", "fly", {}, WordError, r"'fly' is not a word of 'a butterfly': did you mean butterfly\?"),
+        ("flying", "fly", {}, WordError, r"not a word of 'flying': did .* flying\? The tokens are: .CLS. flying .SEP."),
+        (SOUP, "elephant", {}, WordError, f"'elephant' is not a word of '{SOUP}'. The tokens"),
+        (
+            BANK,
+            "bank",
+            {},
+            WordError,
+            "'bank' occurs 2 times in .*: choose an occurrence, 0 at token 2, 1 at token 6. T",
+        ),
+        (BANK, "bank", {"occurrence": 2}, WordError, "occurrence must be from 0 to 1, got 2: 'bank' occurs 2 times in"),
+        (BANK, "bank", {"occurrence": -1}, WordError, "occurrence must be from 0 to 1, got -1: 'bank' occurs"),
+        (BANK, "river", {"occurrence": 1}, WordError, "occurrence must be 0, got 1: 'river' occurs once in"),
+        ("so " * 600 + "fly", "fly", {}, WordError, "'fly' is cut off: it is at token 601, and the model takes 512 t"),
         ("so " * 510 + "fly", "fly", {}, WordError, "'fly' is cut off: it is at token 511"),
-        ("nice 🙂", "🙂", {}, WordError, r"cannot spell '🙂': the model reads \[UNK\] instead"),
-        (SOUP, "", {}, WordError, "the word to look for is empty: ''"),
-        (SOUP, "\u200b", {}, WordError, "the word to look for is empty"),
+        ("nice 🙂", "🙂", {}, WordError, r"cannot spell '🙂': the model reads \[UNK\], as"),
+        (SOUP, "", {}, WordError, "word must have a character that the tokenizer keeps, got ''"),
+        (SOUP, "\u200b", {}, WordError, "word must have a character that the tokenizer keeps, got"),
         ("", "fly", {}, TextError, "text 0 has nothing to encode: ''"),
-        (SOUP, ["fly", "soup"], {}, WordError, "there are 1 sentences and 2 in words"),
-        (SOUP, 7, {}, TextTypeError, "words must be str, or a list of them, not 7"),
-        (["a", SOUP], "fly", {}, TextTypeError, "number 0 of sentences must be a string, not list"),
-        (SOUP, "\ud800", {}, TextError, "the word holds half of a surrogate pair"),
-        (SOUP, "fly", {"occurrence": 0.0}, TextTypeError, "occurrence must be int, or a list of them, not 0.0"),
-        (SOUP, "fly", {"occurrence": True}, TextTypeError, "occurrence must be int, or a list of them, not True"),
-        (SOUP, "fly", {"layer": True}, PoolingError, "layers must be a list of whole numbers"),
-        (SOUP, "fly", {"layer": 7}, PoolingError, "layer 7 is not there: with 7 hidden states, layers run from 0 to 6"),
-        (SOUP, "fly", {"layer": "top"}, PoolingError, "layers is 'top'"),
+        (SOUP, ["fly", "soup"], {}, WordError, "words must be one for all sentences, or a list of 1, got a list of 2"),
+        (SOUP, 7, {}, TextTypeError, "words must be str, or a list of them, got 7"),
+        (["a", SOUP], "fly", {}, TextTypeError, r"sentences\[0\] must be a string, got list"),
+        (SOUP, "\ud800", {}, TextError, "word must be valid Unicode, got half of a surrogate pair"),
+        (SOUP, "fly", {"occurrence": 0.0}, TextTypeError, "occurrence must be int, or a list of them, got 0.0"),
+        (SOUP, "fly", {"occurrence": True}, TextTypeError, "occurrence must be int, or a list of them, got True"),
+        (SOUP, "fly", {"layer": True}, PoolingError, "layers must be a list of integers"),
+        (SOUP, "fly", {"layer": 7}, PoolingError, "there is no layer 7: with 7 hidden states, layers run from 0 to 6"),
+        (SOUP, "fly", {"layer": "top"}, PoolingError, "layers must be a list .*, got 'top'"),
         (
             SOUP,
             "fly",
             {"subwords": "max"},
             PoolingError,
-            "subwords is 'max', and must be one of first, last, mean, sum",
+            "subwords must be one of first, last, mean, sum, got 'max'",
         ),
-        (SOUP, "fly", {"layer": [1, 2], "how": "max"}, PoolingError, "how is 'max'"),
+        (SOUP, "fly", {"layer": [1, 2], "how": "max"}, PoolingError, "how must be one of sum, mean, concat, got 'max'"),
     ],
 )
 def test_mistakes(model, tokenizer, sentence, word, options: dict, error: type[Exception], message: str) -> None:
@@ -240,30 +246,54 @@ def test_mistakes(model, tokenizer, sentence, word, options: dict, error: type[E
         embed_word(model, tokenizer, sentence, word, **options)
 
 
-def test_the_last_place_that_is_not_cut_off(model, tokenizer) -> None:
+def test_the_last_position_that_is_not_cut_off(model, tokenizer) -> None:
     assert embed_word(model, tokenizer, "so " * 509 + "fly", "fly").token_indices == [510]
     assert embed_word(model, tokenizer, "fly " + "so " * 600, "fly").token_indices == [1]
 
 
-def test_other_mistakes(checkpoint, model, tokenizer) -> None:
+def test_a_model_in_training_mode_is_refused(checkpoint, tokenizer) -> None:
     with pytest.raises(InputError, match=r"in training mode, .* call model\.eval\(\)"):
         embed_word(BertModel.from_pretrained(checkpoint).train(), tokenizer, SOUP, "fly")
-    with pytest.raises(InputError, match="must be a BertModel or one of the heads on it, not Linear"):
+
+
+def test_a_model_without_a_bert_is_refused(tokenizer) -> None:
+    with pytest.raises(InputError, match="a model with one BertModel in it is needed, not Linear"):
         embed_word(torch.nn.Linear(2, 2), tokenizer, SOUP, "fly")
-    with pytest.raises(TextTypeError, match="sentences must be a list of strings, not str"):
-        embed_words(model, tokenizer, SOUP, "fly")
-    with pytest.raises(WordError, match="there are 2 sentences and 1 in occurrence"):
-        embed_words(model, tokenizer, [SOUP, JUICE], "fly", [0])
-    with pytest.raises(WordError, match="sentences must be two to be compared; there are 3"):
+
+
+@pytest.mark.parametrize(
+    "sentences,words,occurrence,error,message",
+    [
+        (SOUP, "fly", None, TextTypeError, "sentences must be a list of strings, got str"),
+        ([], "fly", None, WordError, "sentences must not be empty"),
+        ([SOUP, JUICE], "fly", [0], WordError, "occurrence must be one for all sentences, or a list of 2, got a list"),
+        (["a fly", "b"], "fly", None, WordError, "sentence 1: 'fly' is not a word of 'b'"),
+    ],
+)
+def test_mistakes_in_lists(model, tokenizer, sentences, words, occurrence, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        embed_words(model, tokenizer, sentences, words, occurrence)
+
+
+def test_layer_similarity_compares_two_sentences(model, tokenizer) -> None:
+    with pytest.raises(WordError, match="sentences must be exactly two, got 3"):
         layer_similarity(model, tokenizer, [SOUP, JUICE, PILOT], "fly")
-    with pytest.raises(WordError, match=r"'🙂' is not in the vocabulary, nor its pieces: its tokens are \[UNK\]"):
-        static_word_embedding(model, tokenizer, "🙂")
-    with pytest.raises(TextTypeError, match="number 0 of words must be a string, not int"):
-        static_word_embedding(model, tokenizer, (1, 2))
-    with pytest.raises(WordError, match="words is an empty list"):
-        static_word_embedding(model, tokenizer, [])
-    with pytest.raises(WordError, match="sentence 1: 'fly' is no word of 'b'"):
-        embed_words(model, tokenizer, ["a fly", "b"], "fly")
+
+
+@pytest.mark.parametrize(
+    "words,error,message",
+    [
+        ("🙂", WordError, r"'🙂' is not in the vocabulary, nor are its subwords: its tokens are \[UNK\]"),
+        ((1, 2), TextTypeError, r"words\[0\] must be a string, got int"),
+        ([], WordError, "words must not be empty"),
+    ],
+)
+def test_words_without_a_static_embedding(model, tokenizer, words, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        static_word_embedding(model, tokenizer, words)
+
+
+def test_doubled_special_tokens_warn_at_the_callers_line(model, tokenizer) -> None:
     with pytest.warns(DoubledTokensWarning) as caught:
         embed_word(model, tokenizer, "[CLS] fly", "fly")
     assert [warning.filename for warning in caught] == [__file__]
