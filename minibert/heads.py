@@ -350,7 +350,7 @@ def bert_in(model: nn.Module) -> BertModel:
     modules = model.modules() if isinstance(model, nn.Module) else ()
     found = [module for module in modules if isinstance(module, BertModel)]
     if len(found) != 1:
-        raise InputError(f"a model with one BertModel in it is needed, not {type(model).__name__}")
+        raise InputError(f"model must contain exactly one BertModel, and {type(model).__name__} has {len(found)}")
     return found[0]
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibert.heads import MaskedLMHead
+from minibert.heads import MaskedLMHead, bert_in
 from minibert.model import Attention, EncoderLayer, gelu_tanh
 from minibert.teaching.parts import (
     Change,
@@ -30,7 +30,7 @@ from minibert.teaching.parts import (
     patched_parameter,
     replace_part,
 )
-from minibert.trace.recording import TracedAttention, bert_in, replace_attention
+from minibert.trace.recording import TracedAttention, replace_attention
 from minibert.vectors.pooling import combine_layers, mean_pool
 from minibert.vectors.similarity import cosine_similarity
 

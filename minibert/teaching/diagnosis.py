@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from minibert.checkpoints.loading import Pretrained
 from minibert.checks import check_one_of
 from minibert.errors import InputError, MinibertError
+from minibert.heads import bert_in
 from minibert.model import BertModel, BertOutput
 from minibert.teaching.bugs import BUGS, Bug
 from minibert.teaching.parts import PARTS, Function, Inputs, Part, replace_part
@@ -34,7 +35,7 @@ from minibert.trace.compare import (
     rounding_noise,
     typical_size,
 )
-from minibert.trace.recording import bert_in, edit, record, short_name, value_names
+from minibert.trace.recording import edit, record, short_name, value_names
 
 DROPOUT = "dropout left on"
 

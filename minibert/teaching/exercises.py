@@ -25,12 +25,11 @@ import minibert
 from minibert.checkpoints import store
 from minibert.checkpoints.loading import Pretrained
 from minibert.errors import ExerciseError
-from minibert.heads import BertForMaskedLM
+from minibert.heads import BertForMaskedLM, bert_in
 from minibert.model import BertModel
 from minibert.teaching.diagnosis import Diagnosis, diagnose
 from minibert.teaching.parts import PARTS, Function, norms_of
 from minibert.trace.compare import example_inputs
-from minibert.trace.recording import bert_in
 
 SHAPES = "B texts, S tokens (T as keys), D hidden size, H heads of width W, F feed-forward size, V words, L layers"
 EPS = 1e-3  # the checkpoints' own, 1e-12, is so small that one could not see where it stands

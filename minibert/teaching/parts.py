@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert import model as model_module
-from minibert.heads import MaskedLMHead, class_loss
+from minibert.heads import MaskedLMHead, bert_in, class_loss
 from minibert.model import (
     Attention,
     BertModel,
@@ -33,7 +33,7 @@ from minibert.model import (
     eager_attention,
     gelu_python,
 )
-from minibert.trace.recording import EMBEDDINGS, LAYER, VALUES, TracedFunction, bert_in, replace_attention
+from minibert.trace.recording import EMBEDDINGS, LAYER, VALUES, TracedFunction, replace_attention
 from minibert.vectors.pooling import combine_layers, mean_pool
 from minibert.vectors.similarity import cosine_similarity
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minibert.errors import InputError
+from minibert.heads import bert_in
 from minibert.model import ATTENTION, Attention, AttentionFunction, BertModel, eager_attention
 from minibert.show.tables import table
 
@@ -163,19 +164,6 @@ def short_name(name: str) -> str:
 def axes_of(name: str) -> str:
     """The shape of a named value, in the letters of `model.py`: "encoder.layers.0.attention.query" → "B H S W"."""
     return VALUES[short_name(name)].axes
-
-
-def bert_in(model: nn.Module) -> BertModel:
-    """The one BERT inside a model.
-
-    Raises:
-        InputError: there is none, or there are several.
-    """
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    found = [module for module in modules if isinstance(module, BertModel)]
-    if len(found) != 1:
-        raise InputError(f"a model with one BertModel in it is needed, not {type(model).__name__}")
-    return found[0]
 
 
 # --- attention, with a hook at each step -----------------------------------------------------------------------------

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from minibert import BertConfig, BertModel, mean_pool
 from minibert.errors import InputError
+from minibert.heads import bert_in
 from minibert.model import ACTIVATIONS, BertOutput
 from minibert.teaching.bugs import BUGS, Bug
 from minibert.teaching.diagnosis import diagnose, named_values
 from minibert.teaching.parts import PARTS
 from minibert.trace.compare import example_inputs
-from minibert.trace.recording import bert_in
 
 RANDOM = "decoder not tied"  # its numbers are others each time
 each_bug = pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)

@@ -195,7 +195,7 @@ def test_inside_a_head_and_an_encoder(small: Path) -> None:
     [
         (lambda model: record(model, "encoder.layers.9.*"), "no value here is named 'encoder.layers.9"),
         (lambda model: record(model, "encoder.layers.1.atention.scores"), "did you mean encoder.layers.1.attention"),
-        (lambda model: record(torch.nn.Linear(2, 2)), "a model with one BertModel in it is needed, not Linear"),
+        (lambda model: record(torch.nn.Linear(2, 2)), "model must contain exactly one BertModel, and Linear has 0"),
         (lambda model: edit(model, "pooler.tanh", lambda value: value[:1]), r"must return a tensor \(3, 24\), not \(1"),
         (lambda model: edit(model, "pooler.tanh", lambda value: None), r"must return a tensor \(3, 24\), not NoneType"),
     ],

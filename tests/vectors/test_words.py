@@ -257,7 +257,7 @@ def test_a_model_in_training_mode_is_refused(checkpoint, tokenizer) -> None:
 
 
 def test_a_model_without_a_bert_is_refused(tokenizer) -> None:
-    with pytest.raises(InputError, match="a model with one BertModel in it is needed, not Linear"):
+    with pytest.raises(InputError, match="model must contain exactly one BertModel, and Linear has 0"):
         embed_word(torch.nn.Linear(2, 2), tokenizer, SOUP, "fly")
 
 
