@@ -10,6 +10,7 @@ import lessons
 import nbformat
 import pytest
 import torch
+from support.printed import difference
 
 from minibert import BertConfig, BertModel
 from minibert.teaching.exercises import EXERCISES
@@ -23,13 +24,16 @@ def read(lesson: Path) -> Any:
 
 @each_lesson
 def test_it_runs_and_shows_what_is_in_git(lesson: Path, checkpoint: Path, reactions: Path, data: Any) -> None:
+    """To a reader: a rounded number may differ by one unit of its last digit, as it does on another processor."""
     there, here = read(lesson), lessons.execute(lesson)
     for old, new in zip(lessons.code_cells(there), lessons.code_cells(here), strict=True):
         assert old.execution_count == new.execution_count, "run: python tests/lessons.py"
-        if "varies" in old.metadata.get("tags", []):  # training differs from machine to machine
-            assert len(old.outputs) == len(new.outputs)
-        else:
-            assert lessons.shown(old) == lessons.shown(new), "run: python tests/lessons.py, and look at what changed"
+        assert len(old.outputs) == len(new.outputs), f"run: python tests/lessons.py; the cell is\n{old.source}"
+        if "varies" in old.metadata.get("tags", []):  # the size of a rounding error, or what was trained
+            continue
+        for before, after in zip(lessons.shown(old), lessons.shown(new), strict=True):
+            found = difference(before, after)
+            assert found is None, f"run: python tests/lessons.py, and look at what changed in\n{old.source}"
 
 
 @each_lesson
