@@ -63,21 +63,18 @@ def test_starts_without_pytorch(arguments: list[str]) -> None:
     "arguments,code,message",
     [
         (["tokens", ""], 1, "Error: text 0 has nothing to encode: ''\n"),
-        (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no checkpoint name of the form"),
+        (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no"),
         (["similarity", "only one"], 2, "similarity needs at least two texts, got one: put each in quotes"),
         (["similarity", "a", " "], 1, "Error: text 1 has nothing to encode: ' '"),
-        (
-            ["word", "fly", "a butterfly", "a fly"],
-            1,
-            "Error: sentence 0: 'fly' is no word of 'a butterfly'; it has 'butterfly'",
-        ),
+        (["word", "fly", "a butterfly", "a fly"], 1, "Error: sentence 0: 'fly' is no"),
         (["word", "fly", "a fly in my soup"], 2, "'fly' must occur at least twice, got one occurrence"),
         (["search", "nothing.txt", "fly"], 1, "Error: [Errno 2] No such file or directory: 'nothing.txt'"),
-        (["info", "nobody/nothing"], 1, "Error: nobody/nothing is no folder, and not in the store"),
+        (["info", "nobody/nothing"], 1, "Error: nobody/nothing is n"),
         (["downlod"], 2, "No such command 'downlod'"),
     ],
 )
 def test_mistakes_are_a_line_or_two(checkpoint: Path, arguments: list[str], code: int, message: str) -> None:
+    """The messages of the package are tested with the modules that raise them: here, that they arrive."""
     result = run(*arguments)
     assert result.exit_code == code
     assert message in result.output
@@ -96,6 +93,4 @@ def test_a_damaged_checkpoint_as_the_shell_sees_it(checkpoint: Path, tmp_path: P
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert re.fullmatch(
-        r"Error: .*model\.safetensors is damaged or no safetensors file .*: download it again\n", done.stderr
-    )
+    assert re.fullmatch(r"Error: .*model\.safetensors is damaged .*: download it again\n", done.stderr)
