@@ -133,6 +133,15 @@ class BertConfig:
             layer += (2 * self.max_position_embeddings - 1) * self.head_width
         return embeddings + self.num_hidden_layers * layer + (d * d + d)
 
+    def summary(self) -> str:
+        """The sizes in two lines, to be read: `print(model.config.summary())`."""
+        return (
+            f"BERT: {self.num_hidden_layers} layers, hidden size {self.hidden_size}, {self.num_attention_heads} heads "
+            f"of size {self.head_width}, feed-forward size {self.intermediate_size} ({self.hidden_act})\n"
+            f"{self.vocab_size:,} tokens in the vocabulary, at most {self.max_position_embeddings} in a sequence, "
+            f"{self.type_vocab_size} segments"
+        )
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "BertConfig":
         """Reads the fields of a `config.json`; fields that do not change the network are ignored.

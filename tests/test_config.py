@@ -69,6 +69,13 @@ def test_parameter_count(sizes: dict[str, Any]) -> None:
     assert config.parameter_count == sum(parameter.numel() for parameter in BertModel(config).parameters())
 
 
+def test_summary() -> None:
+    assert BertConfig().summary().splitlines() == [
+        "BERT: 12 layers, hidden size 768, 12 heads of size 64, feed-forward size 3072 (gelu)",
+        "30,522 tokens in the vocabulary, at most 512 in a sequence, 2 segments",
+    ]
+
+
 @pytest.mark.parametrize(
     "fields,message",
     [

@@ -1,17 +1,18 @@
-"""What does minibert do, in one screen? The main job, run by `minibert demo` and `make demo`."""
+"""What does minibert do, in one screen? The command `demo`, which is also `make demo`."""
 
-import importlib.util
-from pathlib import Path
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import sys
+from typing import TYPE_CHECKING
 
-from minibert.checkpoints import store
-from minibert.model import BertModel
-from minibert.show.tables import matrix, table
-from minibert.tokenizer import BatchEncoding, BertTokenizer
-from minibert.vectors.pooling import mean_pool
-from minibert.vectors.similarity import cosine_similarity
+import click
+
+from minibert.checkpoints import layout, store
+from minibert.errors import MissingPackageError
+from minibert.show import matrix, table
+
+if TYPE_CHECKING:
+    from minibert import BertModel, BertTokenizer
 
 BANKS = [
     "He is sitting near the river bank",
@@ -26,60 +27,72 @@ FLIES = [
 ]
 
 
-@torch.inference_mode()
-def demo() -> bool:
-    """Prints the demonstration; returns False if the comparison with `transformers` found a difference."""
+@click.command("demo")
+def show_demo() -> None:
+    """Show what minibert does, in one screen.
+
+    It needs the default checkpoint. If transformers is installed, the model is compared with it; the exit code is 1 if
+    any value is not equal.
+
+    \b
+    Example:
+      minibert demo
+    """
+    from minibert import BertModel, BertTokenizer
+
     folder = store.resolve(store.DEFAULT)
     model = BertModel.from_pretrained(folder)
     tokenizer = BertTokenizer.from_pretrained(folder)
-    config = model.config
-    print(
-        f"{store.DEFAULT}: BERT, {config.num_hidden_layers} layers, {config.parameter_count:,} parameters\n"
-        f"model.safetensors, sha256 {store.sha256(folder / 'model.safetensors')}\n"
+    click.echo(
+        f"{store.DEFAULT}: BERT, {model.config.num_hidden_layers} layers, {model.config.parameter_count:,} parameters\n"
+        f"{layout.SAFETENSORS}, sha256 {store.sha256(folder / layout.SAFETENSORS)}\n"
     )
+    compare_sentences(model, tokenizer)
+    compare_words(model, tokenizer)
+    if not compare_with_transformers():
+        sys.exit(1)
+
+
+def compare_sentences(model: BertModel, tokenizer: BertTokenizer) -> None:
+    """Prints the cosines of four sentences."""
+    import torch
+
+    from minibert import cosine_similarity, mean_pool
 
     inputs = tokenizer(BANKS)
-    vectors = mean_pool(model(**inputs).last_hidden_state, inputs["attention_mask"])
-    print("How close are four sentences? The cosine of their mean token vectors:")
-    print(matrix(BANKS, cosine_similarity(vectors).tolist()), end="\n\n")
+    with torch.inference_mode():
+        vectors = mean_pool(model(**inputs).last_hidden_state, inputs["attention_mask"])  # (4, D)
+    click.echo("How close are four sentences? The cosine of their mean token vectors:")
+    click.echo(f"{matrix(BANKS, cosine_similarity(vectors).tolist())}\n")
 
-    inputs = tokenizer(FLIES)
-    hidden_states = model(**inputs, output_hidden_states=True).hidden_states
-    print('One word, three sentences: the cosine of "fly" to "fly". The embeddings differ by its place alone;')
-    print("six layers later the insects are together, and the pilot is somewhere else:")
+
+def compare_words(model: BertModel, tokenizer: BertTokenizer) -> None:
+    """Prints the cosines of one word in three sentences, at the embeddings and after the last layer."""
+    import torch
+
+    from minibert import cosine_similarity
+    from minibert.vectors import embed_words
+
+    flies = torch.stack([found.vector for found in embed_words(model, tokenizer, FLIES, "fly", layer="all")])
+    click.echo('One word, three sentences: the cosine of "fly" to "fly". The embeddings differ by its position alone;')
+    click.echo("six layers later the insects are together, and the pilot is somewhere else:")
     soup_juice, soup_pilot, juice_pilot = (0, 1), (0, 2), (1, 2)
     rows = [["", "soup, juice", "soup, pilot", "juice, pilot"]]
     for name, layer in (("embeddings", 0), ("last layer", -1)):
-        hidden = hidden_states[layer]
-        flies = torch.stack([hidden[row, inputs.tokens(row).index("fly")] for row in range(len(FLIES))])
-        cosines = cosine_similarity(flies)
+        cosines = cosine_similarity(flies[:, layer])  # (3, L + 1, D) → (3, D) → (3, 3)
         rows.append([name, *(f"{cosines[pair]:.4f}" for pair in (soup_juice, soup_pilot, juice_pilot))])
-    print(table(rows, right=(1, 2, 3)), end="\n\n")
+    click.echo(f"{table(rows, right=(1, 2, 3))}\n")
 
-    if importlib.util.find_spec("transformers") is None:
-        print("Is it equal to transformers? Not compared: install transformers to see.")
+
+def compare_with_transformers() -> bool:
+    """Prints whether the model equals the one in `transformers`; False if any value differs."""
+    from minibert.trace import verify
+
+    click.echo("Is it equal to transformers? Every value inside, by eager attention and by sdpa:")
+    try:
+        certificate = verify(store.DEFAULT)
+    except MissingPackageError as error:
+        click.echo(f"not compared: {error}")
         return True
-    equal, compared, version = compare(folder, [tokenizer(BANKS[0]), tokenizer(BANKS)])
-    verdict = "equal, to the last bit" if equal else "NOT EQUAL"
-    print(f"Compared with transformers {version}, {compared} tensors (hidden states, attention maps, pooler;")
-    print(f"eager and sdpa; one text and a padded batch): {verdict}.")
-    return equal
-
-
-def compare(folder: Path, batches: list[BatchEncoding]) -> tuple[bool, int, str]:
-    """Runs both implementations on the same inputs: are all outputs equal, how many were there, which version?"""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for attention in ("eager", "sdpa"):
-        ours = BertModel.from_pretrained(folder, attention=attention)
-        theirs = transformers.BertModel.from_pretrained(folder, attn_implementation=attention)
-        maps = attention == "eager"  # transformers has no attention maps under sdpa
-        for inputs in batches:
-            a = ours(**inputs, output_hidden_states=True, output_attentions=maps)
-            b = theirs(**inputs, output_hidden_states=True, output_attentions=maps)
-            pairs += zip(a.hidden_states, b.hidden_states, strict=True)
-            pairs += zip(a.attentions or (), b.attentions or (), strict=True)
-            pairs.append((a.pooler_output, b.pooler_output))
-    return all(torch.equal(a, b) for a, b in pairs), len(pairs), transformers.__version__
+    click.echo(certificate.summary())
+    return certificate.equal

@@ -376,7 +376,7 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
 
 @functools.cache
 def reference(checkpoint: str) -> Pretrained:
-    """The healthy model that functions are put into, with an eps and a bias of the pooler that can be seen."""
+    """The correct model that functions are put into, with an eps and a bias of the pooler that can be seen."""
     kind = BertForMaskedLM if checkpoint == HEAD else BertModel
     model = kind.from_pretrained(checkpoint, attention="eager").requires_grad_(False)
     for norm in norms_of(model):

@@ -274,7 +274,7 @@ def test_other_mistakes(small: Path, corpus: Path, tmp_path: Path, encoder) -> N
     assert "the ending of out.txt must be one of .safetensors, .npy, .jsonl" in fails(corpus, "-o", "out.txt")
     assert f"No such file or directory: '{tmp_path / 'no'}'" in fails(tmp_path / "no", "-o", tmp_path / "out.npy")
     assert "cannot write" in fails(corpus, "-o", tmp_path / "no" / "out.npy")
-    assert f"{corpus} is the file of the texts: it would be overwritten" in fails(corpus, "-o", corpus)
+    assert f"output must not be the file of texts, got '{corpus}'" in fails(corpus, "-o", corpus)
     with pytest.raises(TextTypeError, match=r"texts must be a list .* not str"):
         embed(encoder, "abc", tmp_path / "out.npy")
     assert "cannot compute on 'meta'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "meta")

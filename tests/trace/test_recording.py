@@ -119,8 +119,8 @@ def test_switching_a_head_off(model: BertModel) -> None:
     with edit(model, "encoder.layers.1.attention.probabilities", without_head_2), record(model) as trace:
         edited = model(**inputs).last_hidden_state
     assert (trace["encoder.layers.1.attention.probabilities"][:, 2] == 0).all()
-    healthy = model(**inputs).last_hidden_state
-    assert not torch.equal(edited, healthy)
+    plain = model(**inputs).last_hidden_state
+    assert not torch.equal(edited, plain)
     weight = model.encoder.layers[1].attention.output.weight
     weight[:, 12:18] = 0
     torch.testing.assert_close(model(**inputs).last_hidden_state, edited, atol=1e-5, rtol=0)
@@ -184,10 +184,10 @@ def test_inside_a_head_and_an_encoder(small: Path) -> None:
         head(torch.tensor([[1, 2, 3]]))
     assert trace["embeddings.norm"].shape == (1, 3, 24)
     encoder = SentenceEncoder.from_pretrained(small)
-    healthy = encoder.encode("a fly")
+    plain = encoder.encode("a fly")
     with edit(encoder, "embeddings.norm", torch.zeros_like):  # also where encode would take the fast path
-        assert not torch.allclose(encoder.encode("a fly"), healthy)
-    assert torch.equal(encoder.encode("a fly"), healthy)
+        assert not torch.allclose(encoder.encode("a fly"), plain)
+    assert torch.equal(encoder.encode("a fly"), plain)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""How is a file of texts embedded and searched? The commands `embed` and `search`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from minibert.cli.options import model_option
+from minibert.show import table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from minibert import SentenceEncoder
+
+# As the package has them. They are repeated here because the modules that define them import PyTorch, and `--help` does
+# without it; a test compares the two.
+POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+BATCH_TOKENS = 1024
+
+
+@click.command()
+@click.argument("corpus", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE|-")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="A file ending in .safetensors, .npy or .jsonl.",
+)
+@model_option
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--pooling", type=click.Choice(POOLING), help="Pooling to use instead of the checkpoint's own.")
+@click.option("--layer", default=-1, show_default=True, help="Layer whose output is pooled: 1 the first, -1 the last.")
+@click.option("--prompt-name", help="Name of a prompt of the checkpoint, to put before each text.")
+@click.option(
+    "--batch-tokens",
+    default=BATCH_TOKENS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Maximum number of tokens computed at a time.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Device to compute on: cpu, cuda, cuda:1, mps.")
+def embed(
+    corpus: str,
+    output: str,
+    name: str,
+    resume: bool,
+    pooling: str | None,
+    layer: int,
+    prompt_name: str | None,
+    batch_tokens: int,
+    device: str,
+) -> None:
+    """Write the vector of each line of a file.
+
+    FILE has one text per line; "-" is standard input. The extension of the output says its format: .safetensors holds a
+    tensor "vectors", .npy an array, .jsonl a text and its vector per line. An interrupted run loses nothing: repeat the
+    command with --resume.
+
+    \b
+    Example:
+      minibert embed corpus.txt -o corpus.safetensors
+    """
+    from minibert import SentenceEncoder, sentences
+
+    if Path(corpus).resolve() == Path(output).resolve():
+        raise click.UsageError(f"output must not be the file of texts, got {output!r}: it would be overwritten")
+    encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, layer=layer)
+    try:
+        encoder.to(device).encode("a fly")
+    except (RuntimeError, AssertionError) as error:
+        raise click.ClickException(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from None
+    with open_lines(corpus) as texts:
+        count = sentences.embed(
+            encoder, texts, output, resume=resume, prompt_name=prompt_name, batch_tokens=batch_tokens
+        )
+    click.echo(f"{output}: {count:,} vectors of {encoder.dimension} numbers")
+
+
+@click.command()
+@click.argument("corpus", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE|-")
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
+@click.option("-k", "--top-k", default=5, show_default=True, type=click.IntRange(1), help="Number of lines to show.")
+@click.option("--vectors", type=click.Path(dir_okay=False), help="The .safetensors file that 'embed' wrote for FILE.")
+@model_option
+def search(corpus: str, queries: tuple[str, ...], top_k: int, vectors: str | None, name: str) -> None:
+    """Find the lines of a file closest in meaning to a query.
+
+    FILE has one text per line; "-" is standard input. With --vectors, only the queries are computed.
+
+    \b
+    Example:
+      minibert search corpus.txt "somebody plays the drums" -k 3
+    """
+    from minibert import SentenceEncoder
+
+    with open_lines(corpus) as lines:
+        texts = list(lines)
+    if not texts:
+        raise click.ClickException(f"{corpus} is empty: there is nothing to search in")
+    searched: list[str] | Tensor = texts
+    if vectors:
+        searched, encoder = read_embedded(vectors, corpus, texts, name)
+    else:
+        encoder = SentenceEncoder.from_pretrained(name)
+    tables = []
+    for query, hits in zip(queries, encoder.search(queries, searched, top_k), strict=True):
+        rows = [[f"{hit.score:.4f}", str(hit.corpus_id + 1), texts[hit.corpus_id]] for hit in hits]
+        tables.append(f"{query}\n{table([['score', 'line', 'text'], *rows], right=(1,))}")
+    click.echo("\n\n".join(tables))
+
+
+def read_embedded(file: str, corpus: str, texts: list[str], name: str) -> tuple[Tensor, SentenceEncoder]:
+    """The vectors (N, E) in a file that `embed` wrote, and the encoder that made them.
+
+    Raises:
+        ClickException: the vectors are those of different texts, or of a different model.
+    """
+    from minibert import SentenceEncoder
+    from minibert.sentences import read_vectors
+    from minibert.sentences.corpus import digest
+
+    vectors, made_from = read_vectors(file)
+    if made_from["texts_sha256"] != digest(texts):
+        raise click.ClickException(f"{file} was not made from {corpus} as it is now: embed it again")
+    pooling, layers = json.loads(made_from["pooling"]), json.loads(made_from["layers"])
+    encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, layer=layers)
+    if made_from["encoder"] != encoder.fingerprint():
+        raise click.ClickException(f"{file} was made by a different model than {name}: give that one with --model")
+    return vectors, encoder
+
+
+@contextlib.contextmanager
+def open_lines(file: str) -> Iterator[Iterator[str]]:
+    """The texts in a file, one per line; "-" is standard input."""
+    from minibert.sentences.corpus import read_lines
+
+    if file == "-":
+        yield read_lines(sys.stdin.buffer, "standard input")
+        return
+    with Path(file).open("rb") as stream:
+        yield read_lines(stream, file)

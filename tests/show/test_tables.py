@@ -1,0 +1,16 @@
+"""Tables are aligned as a terminal shows them."""
+
+from minibert.show import matrix, table
+
+
+def test_table_counts_columns_as_a_terminal_does() -> None:
+    rows = [["東京", "1"], ["cafe\u0301", "22"], ["x", "333"]]
+    assert table(rows, right=[1]) == "東京    1\ncafe\u0301   22\nx     333"
+
+
+def test_matrix() -> None:
+    assert matrix(["one\ttext", "a longer text"], [[1, -0.5], [-0.5, 1]], longest=8).splitlines() == [
+        "                   1        2",
+        "1  one text   1.0000  -0.5000",
+        "2  a longe…  -0.5000   1.0000",
+    ]
