@@ -6,12 +6,11 @@
 or in a notebook, for a function `attention`: `print(check(attention))`, and `hint("attention")`.
 
 One exercise for each part of a BERT, in the order in which they are best written. The checker is `diagnose`: the
-function computes in the place of ours, with the real weights, and what differs first is held against the known
-mistakes. The solution is the code of minibert itself.
+function replaces ours in a model with real weights, and the first value that differs is compared with what the known
+mistakes give. The solution is the code of minibert itself.
 """
 
 import copy
-import difflib
 import functools
 import inspect
 import textwrap
@@ -24,6 +23,7 @@ import torch
 import minibert
 from minibert.checkpoints import store
 from minibert.checkpoints.loading import Pretrained
+from minibert.checks import check_integer, check_one_of
 from minibert.errors import ExerciseError
 from minibert.heads import BertForMaskedLM, bert_in
 from minibert.model import BertModel
@@ -32,27 +32,19 @@ from minibert.teaching.parts import PARTS, Function, norms_of
 from minibert.trace.compare import example_inputs
 
 SHAPES = "B texts, S tokens (T as keys), D hidden size, H heads of width W, F feed-forward size, V words, L layers"
-EPS = 1e-3  # the checkpoints' own, 1e-12, is so small that one could not see where it stands
+EPS = 1e-3  # the checkpoints' own, 1e-12, is so small that an eps outside the root would make no difference
 HEAD = "rxnfp/bert_pretrained"  # has the head for masked words
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One function to write.
+    """One function to write."""
 
-    Args:
-        name: of the function, and of the part that it takes the place of.
-        task: what to write, in a line.
-        shapes: what goes in and comes out, line by line.
-        hints: three, each saying more than the one before.
-        checkpoint: whose weights it is checked with.
-    """
-
-    name: str
-    task: str
-    shapes: str
-    hints: tuple[str, str, str]
-    checkpoint: str = store.DEFAULT
+    name: str  # of the function, and of the part that it replaces
+    task: str  # what to write, in a line
+    shapes: str  # what goes in and comes out, line by line
+    hints: tuple[str, str, str]  # each saying more than the one before
+    checkpoint: str = store.DEFAULT  # whose weights it is checked with
 
     def stub(self) -> str:
         """A file with the function, still to be written."""
@@ -65,7 +57,7 @@ class Exercise:
         )
 
     def solution(self) -> str:
-        """The code of minibert that does it, and where it stands."""
+        """The code of minibert that does it, and where to find it."""
         ours = PARTS[self.name].ours
         file = Path(inspect.getfile(ours))
         lines, number = inspect.getsourcelines(ours)
@@ -108,8 +100,8 @@ EXERCISES: dict[str, Exercise] = {
             "self has word_embeddings, token_type_embeddings, position_embeddings, norm and dropout.\n"
             "input_ids (B, S), token_type_ids (B, S) or None: all 0, position_ids or None: 0, 1, 2, … → (B, S, D)",
             (
-                "Every token has three vectors: of its word, of its segment, of its place.",
-                "torch.zeros_like(input_ids) and torch.arange(input_ids.shape[1]) stand in for what is None.",
+                "Every token has three vectors: of its word, of its segment, of its position.",
+                "torch.zeros_like(input_ids) and torch.arange(input_ids.shape[1]) replace what is None.",
                 "Add the three vectors, then self.norm, then self.dropout.",
             ),
         ),
@@ -157,7 +149,7 @@ EXERCISES: dict[str, Exercise] = {
             "attention",
             "Scaled dot-product attention: softmax(Q·Kᵀ / √W)·V (AIAYN, equation 1).",
             "query (B, H, S, W), key and value (B, H, T, W)\n"
-            "mask (B, 1, 1, T), to be added to the scores, or None: nothing to hide → (B, H, S, W)",
+            "mask (B, 1, 1, T), to be added to the scores, or None if nothing is hidden → (B, H, S, W)",
             (
                 "The score of a query and a key is their dot product. Which matrix product forms all of them?",
                 "query @ key.transpose(2, 3) is (B, H, S, T). Divide by √W, add the mask, and only then the softmax.",
@@ -166,10 +158,10 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "merge_heads",
-            "The heads put together again.",
+            "The heads merged again.",
             "context (B, H, S, W) → (B, S, D)",
             (
-                "It takes split_heads back.",
+                "It undoes split_heads.",
                 "First the axes: (B, H, S, W) → (B, S, H, W), then the last two become one.",
                 "transpose(1, 2), then flatten(2).",
             ),
@@ -201,7 +193,7 @@ EXERCISES: dict[str, Exercise] = {
             "self has attention, attention_norm, feed_forward, feed_forward_norm and dropout\n"
             "hidden (B, S, D), mask (B, 1, 1, S) or None → (B, S, D)",
             (
-                "Twice the same form: norm(x + sublayer(x)).",
+                "Twice the same: norm(x + sublayer(x)).",
                 "self.attention(hidden, mask) returns two things; the first is what it computed.",
                 "The second x is what the first norm returned, not the layer's input.",
             ),
@@ -240,7 +232,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "masked_lm",
-            "The head for masked words: a score for every word at every place (BERT, section 3.1, task 1).",
+            "The head for masked words: a score for every word at every position (BERT, section 3.1, task 1).",
             "self has dense, activation, norm and bias; hidden (B, S, D), word_embeddings (V, D) → (B, S, V)",
             (
                 "First a transform, then a dot product with the vector of every word.",
@@ -251,11 +243,11 @@ EXERCISES: dict[str, Exercise] = {
         ),
         Exercise(
             "masked_loss",
-            "The loss of masked words: cross entropy, averaged over the masked places.",
+            "The loss of masked words: cross entropy, averaged over the masked positions.",
             "logits (B, S, V), labels (B, S): the right word, or −100 where nothing is masked → ()",
             (
-                "The loss of a place is −log of the probability of the right word.",
-                "F.cross_entropy wants (N, V) and (N), and has an argument for labels to be passed over.",
+                "The loss of a position is −log of the probability of the right word.",
+                "F.cross_entropy wants (N, V) and (N), and has an argument for labels to be ignored.",
                 "logits.flatten(0, 1), labels.flatten(), ignore_index=-100; no softmax before it.",
             ),
         ),
@@ -319,11 +311,7 @@ def find(name: str) -> Exercise:
     Raises:
         ExerciseError: there is none; the message has names that are close.
     """
-    if name not in EXERCISES:
-        close = difflib.get_close_matches(str(name), EXERCISES, n=2)
-        meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(EXERCISES)}"
-        raise ExerciseError(f"there is no exercise {name!r}: {meant}")
-    return EXERCISES[name]
+    return EXERCISES[check_one_of("exercise", name, EXERCISES, ExerciseError)]
 
 
 def hint(name: str, step: int = 1) -> str:
@@ -332,25 +320,24 @@ def hint(name: str, step: int = 1) -> str:
     Raises:
         ExerciseError: there is no such exercise, or no such hint.
     """
-    if step not in (1, 2, 3):
-        raise ExerciseError(f"there are hints 1, 2 and 3 for {name}, not {step}")
-    return find(name).hints[step - 1]
+    hints = find(name).hints
+    return hints[check_integer("step", step, 1, len(hints), ExerciseError) - 1]
 
 
 def check(function: Function, name: str | None = None) -> Diagnosis:
-    """Is a function right, in the place of ours? It is tried with padding on either side and without.
+    """Checks a function in the place of ours: with padding on either side, and without.
 
-    What may be None is left out once, places are given once, and what takes a dtype is tried in float16 as well.
+    What may be None is left out once, positions are given once, and what takes a dtype is tried in float16 as well.
 
     Args:
-        function: takes the exercise's arguments by place.
+        function: takes the exercise's arguments by position.
         name: the exercise; left out, the function's own name says it.
 
     Raises:
         ExerciseError: there is no such exercise. What is wrong with the function is in what is returned.
     """
     if not callable(function):
-        raise ExerciseError(f"check takes the function itself, and then the exercise's name; not {function!r} first")
+        raise ExerciseError(f"function must be the function itself, got {function!r}: check(function, name)")
     exercise = find(getattr(function, "__name__", "?") if name is None else name)
     model = copy.deepcopy(reference(exercise.checkpoint))  # whatever the function does to it
     padded = example_inputs(bert_in(model))

@@ -90,7 +90,7 @@ def test_two_bugs_one_after_the_other(reference: BertModel, first: str, second: 
     assert found.bugs[0] == first
     assert found.next_difference is not None
     assert found.next_difference in str(found)
-    student, stack = with_bugs(second)  # the first is mended
+    student, stack = with_bugs(second)  # the first is fixed
     with stack:
         assert diagnose(student, reference).bugs == (second,)
 
