@@ -1,6 +1,10 @@
 """The plan of the house: each wing imports only from the wings above it, and no wing is forgotten."""
 
 import ast
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -105,3 +109,16 @@ def test_no_test_imports_from_a_test() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 assert not (node.module or "").startswith("test_"), file
+
+
+def test_an_installed_copy_has_every_file(tmp_path: Path) -> None:
+    """An editable install would not show that a wing is missing from the wheel."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PACKAGE.parent / name, tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "minibert", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--wheel-dir", "out", "."], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("minibert/")}
+    files = (file for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    assert packed == {file.relative_to(PACKAGE.parent).as_posix() for file in files}
