@@ -296,7 +296,7 @@ class SentenceEncoder(nn.Module):
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
         if not self.fast or hooked:  # a hook, of `recording` or of anybody, is called by the readable path alone
             return None
-        if self._fast_model is None or not self._fast_model.is_of(self.model):
+        if self._fast_model is None or not self._fast_model.matches(self.model):
             with torch.inference_mode():
                 self._fast_model = FastBert(self.model)
         return self._fast_model
