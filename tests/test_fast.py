@@ -67,7 +67,7 @@ def test_every_recipe(small: Path, mode: str) -> None:
     steps = (Dense(48, 7), Normalize())
     for recipe in (
         Recipe(pooling=(mode,)),
-        Recipe(pooling=(mode, "cls"), after=steps),
+        Recipe(pooling=(mode, "cls"), final_steps=steps),
         Recipe(pooling=("max",), include_prompt=False),
     ):
         vectors = [
