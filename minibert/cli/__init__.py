@@ -21,9 +21,10 @@ from minibert.config import BertConfig
 from minibert.errors import MinibertError, NewParametersWarning, StoreError
 from minibert.heads import BertForMaskedLM, model_class
 from minibert.model import BertModel, Encoder
-from minibert.sentences.corpus import FORMS, digest, read_lines, read_vectors
-from minibert.sentences.corpus import embed as write_vectors
-from minibert.sentences.encoder import SentenceEncoder
+from minibert.sentences import SentenceEncoder, read_vectors
+from minibert.sentences import embed as write_vectors
+from minibert.sentences.corpus import read_lines
+from minibert.sentences.vector_files import FORMATS, digest
 from minibert.show.tables import matrix, table
 from minibert.teaching import exercises
 from minibert.tokenizer import BertTokenizer
@@ -173,7 +174,7 @@ def similarity(texts: tuple[str, ...], name: str) -> None:
 
 @main.command()
 @click.argument("corpus", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE|-")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=f"Ends in {', '.join(FORMS)}.")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=f"Ends in {', '.join(FORMATS)}.")
 @model_option
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run ended.")
 @click.option("--pooling", type=click.Choice(list(POOLING)), help="Instead of the checkpoint's own, or of the mean.")

@@ -138,7 +138,7 @@ def test_search_refuses_vectors_of_something_else(checkpoint: Path, small: Path,
     corpus.write_text("one\nand two\n")
     assert f"{vectors} was not made of {corpus} as it is now: embed it again" in run(*arguments).output
     vectors.write_bytes(b"junk")
-    assert "is no file of vectors that 'minibert embed' wrote" in run(*arguments).output
+    assert "is not a file of vectors that 'minibert embed' wrote" in run(*arguments).output
     corpus.write_text("")
     assert f"{corpus} is empty: there is nothing to search in" in run(*arguments).output
 
