@@ -1,4 +1,4 @@
-"""The fast path is the readable path: to 1e-6 at length 1, and to 1e-12 in float64, so that no bug hides in it."""
+"""The fast path computes what the readable path does: within 1e-6 for vectors of length 1, and 1e-12 in float64."""
 
 from pathlib import Path
 
@@ -41,8 +41,8 @@ def assert_same(model: BertModel, texts: list[list[int]], within: float = 1e-12)
 @settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), seed=st.integers(0, 99))
 def test_any_lengths_in_any_order(lengths: list[int], seed: int) -> None:
-    chance = torch.Generator().manual_seed(seed)
-    texts = [torch.randint(50, (length,), generator=chance).tolist() for length in lengths]
+    generator = torch.Generator().manual_seed(seed)
+    texts = [torch.randint(50, (length,), generator=generator).tolist() for length in lengths]
     assert_same(random_model(seed), texts)
 
 
@@ -54,11 +54,11 @@ def test_every_activation(activation: str) -> None:
 def test_a_real_checkpoint(checkpoint: Path) -> None:
     fast = SentenceEncoder.from_pretrained(checkpoint)
     readable = SentenceEncoder.from_pretrained(checkpoint, fast=False)
-    for texts in (TEXTS, TEXTS[:1], TEXTS[-1:], TEXTS[:6]):  # many rows, and few: packed matrices
+    for texts in (TEXTS, TEXTS[:1], TEXTS[-1:], TEXTS[:6]):  # many rows; and few, with packed weights
         torch.testing.assert_close(fast.encode(texts), readable.encode(texts), atol=1e-6, rtol=0)
-    assert not torch.equal(fast.encode(TEXTS), readable.encode(TEXTS))  # or they would be one path
+    assert not torch.equal(fast.encode(TEXTS), readable.encode(TEXTS))  # so they are two paths
     fast, readable = fast.double(), readable.double()
-    torch.testing.assert_close(fast.encode(TEXTS), readable.encode(TEXTS), atol=1e-7, rtol=0)  # they are float32
+    torch.testing.assert_close(fast.encode(TEXTS), readable.encode(TEXTS), atol=1e-7, rtol=0)  # of float32 vectors
 
 
 @pytest.mark.parametrize("mode", POOLING)
@@ -67,7 +67,7 @@ def test_every_recipe(small: Path, mode: str) -> None:
     steps = (Dense(48, 7), Normalize())
     for recipe in (
         Recipe(pooling=(mode,)),
-        Recipe(pooling=(mode, "cls"), after=steps),
+        Recipe(pooling=(mode, "cls"), final_steps=steps),
         Recipe(pooling=("max",), include_prompt=False),
     ):
         vectors = [
@@ -78,7 +78,7 @@ def test_every_recipe(small: Path, mode: str) -> None:
 
 
 def test_a_model_that_changes(small: Path) -> None:
-    """No vector is computed with parameters of the past."""
+    """No vector is computed with outdated parameters."""
     fast, readable = SentenceEncoder.from_pretrained(small), SentenceEncoder.from_pretrained(small, fast=False)
     seen = [fast.encode(SIX)]
 

@@ -125,7 +125,7 @@ def read_embedded(file: str, corpus: str, texts: list[str], name: str) -> tuple[
     """
     from minibert import SentenceEncoder
     from minibert.sentences import read_vectors
-    from minibert.sentences.corpus import digest
+    from minibert.sentences.vector_files import digest
 
     vectors, made_from = read_vectors(file)
     if made_from["texts_sha256"] != digest(texts):

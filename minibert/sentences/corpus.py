@@ -1,42 +1,45 @@
 """How is a file of a million texts embedded, without losing one?
 
-One text a line, one vector a row. What is done lies in the folder `OUT.partial` until all is done: the rows so far, and
-a note of how many they are and what they were made of. Rows are on the disk before the note says so, and a note is
-replaced in one step; so whatever happens, and whenever, a second run goes on from the last note. The texts are computed
-in windows that begin at the same places each time, so it ends in the same bytes.
+One text per line, one vector per row. Until all is done, the work is in the folder `OUT.partial`: the rows so far, and
+a progress file that says how many there are and what they were made from. Rows are on the disk before the progress file
+counts them, and that file is replaced in one step, so an interrupted run can be resumed whenever it was interrupted.
+Windows of texts start at the same positions in every run, so the resumed run ends in the same bytes.
 """
 
 import hashlib
 import json
 import os
 import unicodedata
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from minibert import __version__
-from minibert.errors import EmbedError, StoreError, TextTypeError
-from minibert.sentences.encoder import SentenceEncoder
+from minibert.checks import check_one_of
+from minibert.errors import EmbedError, StoreError
+from minibert.sentences.encoder import SentenceEncoder, check_iterable
+from minibert.sentences.vector_files import FORMATS, as_line, digest
 from minibert.vectors.batches import BATCH_TOKENS
 
-ROWS, NOTE, INCOMING, LOCK = "rows", "note.json", "note.json.incoming", "lock"
+# The files in `OUT.partial`.
+ROWS = "rows"
+PROGRESS = "progress.json"
+INCOMING = "progress.json.incoming"
+LOCK = "lock"
 
 
 def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
     """The texts in a stream of lines.
 
     Raises:
-        EmbedError: a line is blank or no UTF-8; the message says which.
+        EmbedError: a line is blank or not UTF-8; the message has its number.
     """
     lines = iter(stream)
     for number in count(1):
@@ -50,10 +53,10 @@ def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
             text = line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise EmbedError(
-                f"line {number:,} of {name} is no UTF-8 text ({error.reason} at byte {error.start})"
+                f"line {number:,} of {name} is not UTF-8 text ({error.reason} at byte {error.start})"
             ) from None
         if all(character.isspace() or unicodedata.category(character).startswith("C") for character in text):
-            raise EmbedError(f"line {number:,} of {name} is blank, and each line is a text: remove it")
+            raise EmbedError(f"line {number:,} of {name} is blank, but every line must be a text: remove it")
         yield text
 
 
@@ -69,32 +72,31 @@ def embed(
     """Writes the vectors of texts to a file, row by row in their order.
 
     Args:
-        encoder: what makes the vectors.
-        texts: any number of them; only a window is held in memory.
-        file: where to; its ending is the form. `.safetensors`: a tensor "vectors" (N, E), with what it was made of as
-            metadata. `.npy`: the same for NumPy. `.jsonl`: a line for each text, {"text": …, "vector": […]}. All are
-            float32, in decimal digits enough to tell each number apart.
-        resume: go on where an interrupted run ended, with the same texts and encoder; if there was none, begin.
+        encoder: computes the vectors.
+        texts: any number of them; only a window of texts is held in memory.
+        file: its extension is its format. `.safetensors`: a tensor "vectors" (N, E), with what it was made from as
+            metadata. `.npy`: the same array for NumPy. `.jsonl`: a line for each text, {"text": …, "vector": […]}. All
+            numbers are float32; in `.jsonl` they have enough digits to be exact.
+        resume: continue an interrupted run, with the same texts and encoder; if there is none, start.
         prompt_name, batch_tokens: as for `SentenceEncoder.encode`.
 
     Returns:
-        The number of texts, those of an interrupted run included.
+        The number of texts, including those of an interrupted run.
 
     Raises:
-        EmbedError: the ending is none of these; there are no texts; another run writes the same file; an interrupted
-            run is there and `resume` is not said, or its texts, encoder or settings were others.
+        EmbedError: the extension is unknown; there are no texts; another run is writing the same file; there is an
+            interrupted run and `resume` is False, or its texts, encoder or settings were different.
         StoreError: the file cannot be written.
-        TextTypeError, TextError: something that is not a text, or has nothing in it. What was done before it is kept.
+        TextTypeError, TextError: a text is not a string, or is empty. The windows before it are kept.
     """
     target = Path(file)
-    if target.suffix not in FORMS:
-        raise EmbedError(f"the ending of {target} must be one of {', '.join(FORMS)}: it is the form of the file")
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise TextTypeError(f"texts must be a list or another iterable of strings, not {type(texts).__name__}")
-    made_of = {
+    check_one_of(f"the extension of {target}", target.suffix, FORMATS, EmbedError)
+    check_iterable(texts)
+    prompt = encoder.prompt(prompt_name)
+    made_from = {
         "pooling": list(encoder.recipe.pooling),
         "layers": encoder.model.config.num_hidden_layers,
-        "prompt": encoder.prompt(prompt_name),
+        "prompt": prompt,
         "batch_tokens": batch_tokens,
         "device": encoder.device.type,
         "fast": encoder.fast,
@@ -102,196 +104,176 @@ def embed(
         "torch": torch.__version__,
         "encoder": encoder.fingerprint(),
     }
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        partial.mkdir(exist_ok=True)
-        with FileLock(partial / LOCK, blocking=False):
-            try:
-                return _embed(encoder, iter(texts), target, partial, made_of, resume, prompt_name, batch_tokens)
-            finally:
-                _tidy(partial)
-    except Timeout:
-        raise EmbedError(f"another run is writing {target}: wait until it ends, or choose another file") from None
-    except OSError as error:
-        kept = f"; what was done is kept in {partial}" if (partial / NOTE).exists() else ""
-        raise StoreError(f"cannot write {target}: {error}{kept}") from error
-
-
-def read_vectors(file: str | os.PathLike[str]) -> tuple[Tensor, dict[str, str]]:
-    """The vectors (N, E) of a `.safetensors` file that `embed` wrote, and what it says of them.
-
-    Raises:
-        EmbedError: it is no such file.
-    """
-    try:
-        with safe_open(file, framework="pt") as opened:
-            vectors, made_of = opened.get_tensor("vectors"), opened.metadata()
-            return vectors, {name: made_of[name] for name in ("encoder", "pooling", "layers", "texts_sha256")}
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise EmbedError(f"{file} is no file of vectors that 'minibert embed' wrote ({error})") from None
-
-
-def digest(texts: Iterable[str]) -> str:
-    """The sha256 of texts in their order, in hexadecimal digits."""
-    seen = hashlib.sha256()
-    for text in texts:
-        seen.update(_line(text))
-    return seen.hexdigest()
+    with PartialFile.open(target, encoder.dimension, made_from, resume=resume) as output:
+        remaining = output.skip_finished(iter(texts))
+        first = output.progress.texts
+        for window, vectors in encoder.encode_windows(remaining, prompt=prompt, batch_tokens=batch_tokens, first=first):
+            output.append(window, vectors)
+        output.finish()
+        return output.progress.texts
 
 
 @dataclass(frozen=True)
-class Note:
-    """What is done: the first `size` bytes of the rows are the vectors of the first `texts` texts."""
+class Progress:
+    """What is done: the first `size` bytes of the rows file are a header and the vectors of the first `texts` texts."""
 
     texts: int
     size: int
     texts_sha256: str
-    made_of: dict[str, Any]
+    made_from: dict[str, Any]
 
 
-def _embed(
-    encoder: SentenceEncoder,
-    texts: Iterator[str],
-    target: Path,
-    partial: Path,
-    made_of: dict[str, Any],
-    resume: bool,
-    prompt_name: str | None,
-    batch_tokens: int,
-) -> int:
-    form, rows, found = FORMS[target.suffix], partial / ROWS, _read_note(partial)
-    if found and not resume:
-        raise EmbedError(f"{partial} is there, of an interrupted run: resume it (--resume), or delete the folder")
-    length = len(form.header(0, encoder.dimension, made_of, digest([])))
-    note = found or Note(0, length, digest([]), made_of)
-    for name in {**made_of, **note.made_of}:
-        if note.made_of.get(name) != made_of.get(name):
+class PartialFile:
+    """The file of vectors while it is being written, in the folder `OUT.partial`.
+
+    The progress file never counts a row that is not on the disk (`append`), and `OUT` is replaced in one step when all
+    rows are there (`finish`).
+    """
+
+    def __init__(self, target: Path, folder: Path, dimension: int, made_from: dict[str, Any], resume: bool) -> None:
+        self.target = target
+        self.folder = folder
+        self.rows = folder / ROWS
+        self.progress_file = folder / PROGRESS
+        self.format = FORMATS[target.suffix]
+        self.dimension = dimension  # E
+        self.made_from = made_from
+        self.sha256 = hashlib.sha256()  # of the texts so far
+        interrupted = _read_progress(self.progress_file)
+        if interrupted:
+            self.progress = interrupted
+            self._check_resumable(resume)
+        else:
+            size = len(self._header(0, digest([])))
+            self.progress = Progress(0, size, digest([]), made_from)
+
+    @classmethod
+    @contextmanager
+    def open(cls, target: Path, dimension: int, made_from: dict[str, Any], *, resume: bool) -> Iterator["PartialFile"]:
+        """Locks `OUT.partial`, which is removed in the end if it holds nothing to resume. Raises as `embed` does."""
+        folder = target.with_name(f"{target.name}.partial")
+        try:
+            folder.mkdir(exist_ok=True)
+            with FileLock(folder / LOCK, blocking=False):
+                try:
+                    yield cls(target, folder, dimension, made_from, resume)
+                finally:
+                    _remove_unless_resumable(folder)
+        except Timeout:
             raise EmbedError(
-                f"{partial} was begun with {name} {note.made_of.get(name)!r}, and now it is {made_of.get(name)!r}: "
-                "resume with the same settings, or delete the folder and begin anew"
+                f"another run is writing {target}: wait until it ends, or choose a different file"
+            ) from None
+        except OSError as error:
+            kept = f"; the rows so far are kept in {folder}" if (folder / PROGRESS).exists() else ""
+            raise StoreError(f"cannot write {target}: {error}{kept}") from error
+
+    def skip_finished(self, texts: Iterator[str]) -> Iterator[str]:
+        """The texts after those that an interrupted run has finished.
+
+        Raises:
+            EmbedError: the finished texts are different from the interrupted run's.
+        """
+        for text in islice(texts, self.progress.texts):
+            self.sha256.update(as_line(text))
+        if self.sha256.hexdigest() != self.progress.texts_sha256:
+            raise EmbedError(
+                f"the first {self.progress.texts:,} texts are not those that {self.folder} was started with: resume "
+                "with the same texts, or delete the folder and start over"
             )
-    seen = hashlib.sha256()
-    for text in islice(texts, note.texts):
-        seen.update(_line(text))
-    if seen.hexdigest() != note.texts_sha256:
-        raise EmbedError(
-            f"the first {note.texts:,} texts are not those that {partial} was begun with: resume with the same texts, "
-            "or delete the folder and begin anew"
-        )
-    if note.texts and not rows.exists() and target.exists() and target.stat().st_size == note.size:
-        (partial / NOTE).unlink()  # interrupted when all was done
-        return note.texts
-    if note.texts and (not rows.exists() or rows.stat().st_size < note.size):
-        raise EmbedError(f"{rows} is shorter than {partial / NOTE} says: delete the folder and begin anew")
+        return texts
 
-    taken: deque[str] = deque()  # texts on their way through the encoder
-
-    def record() -> Iterator[str]:
+    def append(self, texts: list[str], vectors: Tensor) -> None:
+        """Adds the rows of N texts, (N, E): first to the disk, then to the progress file."""
+        if self._is_complete():
+            raise EmbedError(
+                f"{self.target} was completed with {self.progress.texts:,} texts, and now there are more: delete "
+                f"{self.folder} and start over"
+            )
+        with self._open_rows() as file:
+            file.write(self.format.rows(texts, vectors))
+            _flush_to_disk(file)
+            size = file.tell()
         for text in texts:
-            taken.append(text)
-            yield text
+            self.sha256.update(as_line(text))
+        done = self.progress.texts + len(texts)
+        self.progress = Progress(done, size, self.sha256.hexdigest(), self.made_from)
+        self._write_progress()
 
-    windows = encoder.encode_stream(record(), prompt_name=prompt_name, batch_tokens=batch_tokens, first=note.texts)
-    begin = list(islice(windows, 1))  # before anything is written: a mistake in the first lines leaves nothing behind
-    if not begin and not note.texts:
-        raise EmbedError("there are no texts to embed")
-    with rows.open("r+b" if rows.exists() else "w+b") as file:
-        file.truncate(note.size)  # what was written after the last note is written again
-        file.seek(note.size)
-        for vectors in chain(begin, windows):
-            window = [taken.popleft() for _ in vectors]
-            for text in window:
-                seen.update(_line(text))
-            file.write(form.rows(window, vectors))
-            _on_disk(file)
-            note = Note(note.texts + len(window), file.tell(), seen.hexdigest(), made_of)
-            _write_note(note, partial)
-        file.seek(0)
-        file.write(form.header(note.texts, encoder.dimension, made_of, note.texts_sha256))
-        _on_disk(file)
-    rows.replace(target)
-    (partial / NOTE).unlink()
-    return note.texts
+    def finish(self) -> None:
+        """Writes the header, and moves the rows to `OUT`."""
+        if not self.progress.texts:
+            raise EmbedError("there are no texts to embed")
+        if not self._is_complete():
+            with self._open_rows() as file:
+                file.seek(0)
+                file.write(self._header(self.progress.texts, self.progress.texts_sha256))
+                _flush_to_disk(file)
+            self.rows.replace(self.target)
+        self.progress_file.unlink()
+
+    def _header(self, texts: int, texts_sha256: str) -> bytes:
+        return self.format.header(texts, self.dimension, {**self.made_from, "texts_sha256": texts_sha256})
+
+    def _open_rows(self) -> BinaryIO:
+        """The rows, for writing after those that the progress file counts; any later ones are discarded."""
+        self.rows.touch()
+        file = self.rows.open("r+b")
+        file.truncate(self.progress.size)
+        file.seek(self.progress.size)
+        return file
+
+    def _write_progress(self) -> None:
+        incoming = self.folder / INCOMING
+        with incoming.open("wb") as file:
+            file.write(json.dumps(vars(self.progress)).encode())
+            _flush_to_disk(file)
+        incoming.replace(self.progress_file)
+
+    def _is_complete(self) -> bool:
+        """Whether a run was interrupted between its last two steps: `OUT` is in place, and so is the progress file."""
+        return (
+            self.progress.texts > 0
+            and not self.rows.exists()
+            and self.target.exists()
+            and self.target.stat().st_size == self.progress.size
+        )
+
+    def _check_resumable(self, resume: bool) -> None:
+        """Raises an `EmbedError` unless this run may and can go on where the interrupted one stopped."""
+        if not resume:
+            raise EmbedError(f"{self.folder} holds an interrupted run: resume it (--resume), or delete the folder")
+        for name in {**self.made_from, **self.progress.made_from}:
+            before, now = self.progress.made_from.get(name), self.made_from.get(name)
+            if before != now:
+                raise EmbedError(
+                    f"{self.folder} was started with {name} {before!r}, and now it is {now!r}: resume with the same "
+                    "settings, or delete the folder and start over"
+                )
+        all_rows = self.rows.exists() and self.rows.stat().st_size >= self.progress.size
+        if not all_rows and not self._is_complete():
+            raise EmbedError(
+                f"{self.rows} is shorter than {self.progress_file} says: delete the folder {self.folder} and start over"
+            )
 
 
-def _tidy(partial: Path) -> None:
-    """Leaves nothing behind where there is nothing to resume: all is done, or nothing."""
-    if not (partial / NOTE).exists():
-        for name in (ROWS, INCOMING, LOCK):
-            (partial / name).unlink(missing_ok=True)
-        with suppress(OSError):  # somebody else's files are in it
-            partial.rmdir()
-
-
-def _line(text: str) -> bytes:
-    return text.encode() + b"\n"
-
-
-def _on_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _read_note(partial: Path) -> Note | None:
+def _read_progress(file: Path) -> Progress | None:
     try:
-        return Note(**json.loads((partial / NOTE).read_text(encoding="utf-8")))
+        return Progress(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise EmbedError(f"{partial / NOTE} is damaged ({error}): delete the folder and begin anew") from None
+        raise EmbedError(f"{file} is damaged ({error}): delete the folder {file.parent} and start over") from None
 
 
-def _write_note(note: Note, partial: Path) -> None:
-    incoming = partial / INCOMING
-    with incoming.open("wb") as file:
-        file.write(json.dumps(vars(note)).encode())
-        _on_disk(file)
-    incoming.replace(partial / NOTE)
+def _remove_unless_resumable(folder: Path) -> None:
+    """Removes the folder if there is nothing to resume: all is done, or nothing."""
+    if not (folder / PROGRESS).exists():
+        for name in (ROWS, INCOMING, LOCK):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds somebody else's files
+            folder.rmdir()
 
 
-@dataclass(frozen=True)
-class Form:
-    """A file format: what stands before the rows, of one length however many they are, and the rows themselves."""
-
-    # Of the number of texts, their width, what they were made of, and the texts' sha256.
-    header: Callable[[int, int, dict[str, Any], str], bytes]
-    rows: Callable[[list[str], Tensor], bytes]
-
-
-def _safetensors_header(texts: int, width: int, made_of: dict[str, Any], texts_sha256: str) -> bytes:
-    """Eight bytes with the length of a JSON object, and the object, filled up with spaces to a fixed length."""
-
-    def header(number: int) -> bytes:
-        tensor = {"dtype": "F32", "shape": [number, width], "data_offsets": [0, 4 * number * width]}
-        metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in made_of.items()}
-        metadata["texts_sha256"] = texts_sha256
-        return json.dumps({"__metadata__": metadata, "vectors": tensor}).encode()
-
-    length = -(-len(header(10**15)) // 8) * 8  # more texts than there will be; the numbers begin at a multiple of 8
-    return length.to_bytes(8, "little") + header(texts).ljust(length)
-
-
-def _npy_header(texts: int, width: int, made_of: dict[str, Any], texts_sha256: str) -> bytes:
-    """NumPy's format 1.0: magic bytes, and a dictionary as Python writes it, filled up to 128 bytes in all."""
-    fields = {"descr": "<f4", "fortran_order": False, "shape": (texts, width)}
-    return b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + str(fields).encode().ljust(117) + b"\n"
-
-
-def _binary_rows(texts: list[str], vectors: Tensor) -> bytes:
-    content = save({"vectors": vectors})  # eight bytes with the length of a header, the header, the numbers
-    return content[8 + int.from_bytes(content[:8], "little") :]
-
-
-def _json_rows(texts: list[str], vectors: Tensor) -> bytes:
-    lines = []
-    for text, vector in zip(texts, vectors.tolist(), strict=True):
-        numbers = ", ".join(f"{number:.9g}" for number in vector)  # nine digits tell any two float32 apart
-        lines.append(f'{{"text": {json.dumps(text, ensure_ascii=False)}, "vector": [{numbers}]}}\n')
-    return "".join(lines).encode()
-
-
-FORMS = {
-    ".safetensors": Form(_safetensors_header, _binary_rows),
-    ".npy": Form(_npy_header, _binary_rows),
-    ".jsonl": Form(lambda texts, width, made_of, texts_sha256: b"", _json_rows),
-}
+def _flush_to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

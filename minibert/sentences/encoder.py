@@ -1,7 +1,9 @@
-"""Texts in, one vector for each out.
+"""How do texts become vectors, one for each text?
 
-A sentence encoder is a BERT, a pooling, and what comes after it; a sentence-transformers checkpoint says which. A plain
-BERT with a pooling makes one too, but was not trained for it: its cosines are all high, so rank by them.
+A sentence encoder is a BERT, a pooling, and the steps after it; a sentence-transformers checkpoint lists them. A plain
+BERT with a pooling works too, but was not trained for it: all its cosines are high, and only their order is of use.
+
+A text's way through this file: `encode` → `encode_windows` → `_token_ids` → `_encode_window` → `_vectors`.
 """
 
 import dataclasses
@@ -11,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from tokenizers import normalizers
 from torch import Tensor, nn
 
 from minibert.checkpoints import store
+from minibert.checks import check_integer
 from minibert.errors import ConfigError, InputError, StoreError, TextError, TextTypeError, TruncationWarning, warn
 from minibert.fast import FastBert
 from minibert.model import BertModel
@@ -30,48 +33,40 @@ from minibert.vectors.batches import BATCH_TOKENS, by_length
 from minibert.vectors.pooling import POOLING
 from minibert.vectors.similarity import Hit, semantic_search, similarity
 
-WINDOW = 4096  # texts of a stream that are held at a time: enough to find many of one length
+WINDOW = 4096  # texts of a stream that are held in memory: enough to find many of equal length
+CHUNK = 256  # texts tokenised at a time: an `Encoding` takes ten times the memory of its token ids
 
 
 class SentenceEncoder(nn.Module):
     """Texts → vectors.
 
-    `SentenceEncoder.from_pretrained(name_or_folder)` reads one; the constructor puts one together.
+    `SentenceEncoder.from_pretrained(name_or_folder)` loads one; the constructor assembles one from its parts.
 
     Args:
-        model: a `BertModel`, which from here on is part of the encoder.
-        tokenizer: of the same checkpoint.
-        recipe: how token vectors become one, and what else there is to know; the mean of all tokens if left out.
-        fast: whether `encode` computes by `fast.py`, in other batches and with other rounding, or by `model.py` itself.
-            `forward` is always that of `model.py`.
+        model: a `BertModel`, which becomes part of the encoder.
+        tokenizer: that of the same checkpoint.
+        recipe: how token vectors become one vector, and the other settings; by default, the mean of all tokens.
+        fast: whether `encode` uses `fast.py`, with other batches and rounding, or `model.py`. `forward` always uses
+            `model.py`.
 
     Raises:
-        ConfigError: a setting of the recipe that cannot be, or steps whose widths do not follow each other.
+        InputError: `model` or `tokenizer` is something else.
+        ConfigError: an invalid setting of the recipe, or a step that does not fit the size of its input.
     """
 
     def __init__(
         self, model: BertModel, tokenizer: BertTokenizer, recipe: Recipe | None = None, fast: bool = True
     ) -> None:
         super().__init__()
-        parts: list[object] = [model, tokenizer]
-        if [type(part) for part in parts] != [BertModel, BertTokenizer]:
-            given = " and ".join(type(part).__name__ for part in parts)
-            raise InputError(f"an encoder is made of a BertModel and a BertTokenizer, not of {given}")
+        _check_parts(model, tokenizer)
         self.recipe = check_recipe(recipe or Recipe())
         self.model = model
         self.tokenizer = tokenizer
-        # Relative positions change the scores, and those are formed in the readable path alone.
+        # Relative positions change the attention scores, which `fast.py` never computes.
         self.fast = fast and model.config.position_embedding_type == "absolute"
-        self._fast_model: FastBert | None = None
-        self.after = nn.Sequential(*self.recipe.after).to(model.embeddings.word_embeddings.weight.dtype)
-        self.dimension = model.config.hidden_size * len(self.recipe.pooling)  # E, the width of the vectors
-        for step in self.recipe.after:
-            if isinstance(step, Dense):
-                if step.linear.in_features != self.dimension:
-                    raise ConfigError(
-                        f"a Dense step takes vectors of {step.linear.in_features} numbers, and gets {self.dimension}"
-                    )
-                self.dimension = step.linear.out_features
+        self._latest_fast_bert: FastBert | None = None
+        self.final_steps = nn.Sequential(*self.recipe.final_steps).to(model.embeddings.word_embeddings.weight.dtype)
+        self.dimension = _output_size(self.recipe, model.config.hidden_size)  # E, the size of a vector
         positions = model.config.max_position_embeddings
         self.max_seq_length = min(self.recipe.max_seq_length or tokenizer.model_max_length, positions)
 
@@ -92,20 +87,21 @@ class SentenceEncoder(nn.Module):
 
         Args:
             name_or_folder: a folder, or a name such as `sentence-transformers/all-MiniLM-L6-v2`; see `store.resolve`.
-            pooling: a name of `pooling.POOLING`, or several, which are joined. None takes the checkpoint's own, and
-                for a plain BERT the mean.
-            layer: the layer whose output is pooled, 1 for the first, -1 for the last. Those above it are left out.
+            pooling: a name of `pooling.POOLING`, or several, which are concatenated. None means the checkpoint's own,
+                and the mean for a plain BERT.
+            layer: the layer whose output is pooled, 1 for the first, -1 for the last. The layers above it are dropped.
             fast: as in the constructor.
-            attention, revision, token, local_files_only: as for `BertModel.from_pretrained`; attention is that of
+            attention, revision, token, local_files_only: as for `BertModel.from_pretrained`; `attention` applies to
                 `forward`.
 
         Returns:
             The encoder in evaluation mode.
 
         Raises:
-            CheckpointNotFoundError, DownloadError: there is no such checkpoint, or no way to reach it.
-            ConfigError: a step or setting in its files that minibert does not have, or no such pooling or layer.
-            CheckpointError: its tensors are damaged, or not this model's.
+            CheckpointNotFoundError, DownloadError: there is no such checkpoint, or it cannot be reached.
+            ConfigError: its files have a step or setting that minibert does not support, or `pooling` or `layer` does
+                not exist.
+            CheckpointError: its tensors are damaged, or do not fit the model.
         """
         folder = store.resolve(name_or_folder, revision=revision, token=token, local_files_only=local_files_only)
         recipe = read_recipe(folder) if (folder / "modules.json").is_file() else Recipe()
@@ -114,43 +110,34 @@ class SentenceEncoder(nn.Module):
         inner = transformer_folder(folder)
         tokenizer = BertTokenizer.from_pretrained(inner)
         if recipe.do_lower_case:
-            parts = [normalizers.Lowercase(), *filter(None, [tokenizer.tokenizer.normalizer])]
-            tokenizer.tokenizer.normalizer = normalizers.Sequence(parts)
+            _lower_case_first(tokenizer)
         model = BertModel.from_pretrained(inner, attention=attention)
-        layers = model.encoder.layers
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= abs(layer) <= len(layers):
-            raise ConfigError(f"layer is {layer!r}, and must be from 1 to {len(layers)}, or from -{len(layers)} to -1")
-        kept = layer if layer > 0 else len(layers) + 1 + layer
-        model.encoder.layers = layers[:kept]
-        model.config = dataclasses.replace(model.config, num_hidden_layers=kept)
+        _drop_layers_above(model, layer)
         return cls(model, tokenizer, recipe, fast).eval()
 
     @property
     def max_seq_length(self) -> int:
-        """Where texts are cut, in tokens, [CLS] and [SEP] included; it can be set."""
+        """The maximum number of tokens of a text, [CLS] and [SEP] included; longer texts are cut. It can be set."""
         return self._max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
         positions = self.model.config.max_position_embeddings
-        if isinstance(length, bool) or not isinstance(length, int) or not 3 <= length <= positions:
-            raise ConfigError(
-                f"max_seq_length must be a whole number from 3 to the model's {positions}, not {length!r}"
-            )
-        self._max_seq_length = length
+        self._max_seq_length = check_integer("max_seq_length", length, 3, positions, ConfigError)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are, and texts are computed."""
+        """Where the parameters are, and where vectors are computed."""
         return self.model.embeddings.word_embeddings.weight.device
 
     def fingerprint(self) -> str:
-        """The sha256 of all that decides a vector: parameters, vocabulary, steps and settings."""
+        """The sha256 of everything that determines a vector: parameters, vocabulary, steps and settings."""
         digest = hashlib.sha256()
         for name, tensor in self.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(save({"": tensor.cpu().contiguous()}))
-        fields = {**vars(self.recipe), "after": str(self.after), "prompts": None, "default_prompt_name": None}
+        without_prompts = {"prompts": None, "default_prompt_name": None}
+        fields = {**vars(self.recipe), "final_steps": str(self.final_steps), **without_prompts}
         digest.update(f"{self.tokenizer.to_json()} {self.max_seq_length} {fields} {self.model.config}".encode())
         return digest.hexdigest()
 
@@ -161,17 +148,17 @@ class SentenceEncoder(nn.Module):
         token_type_ids: Tensor | None = None,
         prompt_length: int = 0,
     ) -> Tensor:
-        """Model inputs → vectors, bit for bit as sentence-transformers; `encoder(**tokenizer(texts))`.
+        """Model inputs → vectors, bit-equal to sentence-transformers; `encoder(**tokenizer(texts))`.
 
         Args:
             input_ids, attention_mask, token_type_ids: (B, S), as for `BertModel`; padded on the right.
-            prompt_length: how many of the first tokens are not pooled.
+            prompt_length: the number of tokens at the start that are not pooled.
 
         Returns:
             (B, E)
         """
         hidden = self.model(input_ids, attention_mask, token_type_ids).last_hidden_state
-        return self.after(self._pool(hidden, attention_mask, prompt_length))  # (B, S, D) → (B, modes·D) → (B, E)
+        return self.final_steps(self._pool(hidden, attention_mask, prompt_length))  # (B, S, D) → (B, modes·D) → (B, E)
 
     def encode(
         self,
@@ -185,23 +172,24 @@ class SentenceEncoder(nn.Module):
     ) -> Tensor:
         """The vectors of texts, in the order given.
 
-        Texts are computed in batches of one length, so the time goes into tokens and not into padding. How they are
-        batched changes a vector by rounding, less than 1e-6 for vectors of length 1.
+        A batch holds texts of similar length, so that little time is spent on padding. The batch that a text is in
+        changes the rounding of its vector: by less than 1e-6 for vectors of length 1.
 
         Args:
-            texts: a text, or any iterable of texts; of a generator, only a window is held in memory.
-            prompt_name: which of the checkpoint's prompts to put before each text; see `recipe.prompts`.
-            prompt: the prompt itself, instead of a name.
-            normalize_embeddings: bring every vector to length 1, also if the checkpoint does not.
-            batch_tokens: the most tokens that are computed at a time.
-            show_progress_bar: None shows one in a terminal, when it takes more than two seconds.
+            texts: a text, or any iterable of texts; of a generator, only a window of texts is held in memory.
+            prompt_name: which of the checkpoint's prompts goes before each text; see `recipe.prompts`.
+            prompt: the prompt itself, instead of its name.
+            normalize_embeddings: scale every vector to length 1, even if the checkpoint does not.
+            batch_tokens: the maximum number of tokens in a batch.
+            show_progress_bar: None shows one in a terminal, if encoding takes more than two seconds.
 
         Returns:
             (N, E) float32, on the CPU; (E,) for a single text.
 
         Raises:
-            TextTypeError: something that is not a text.
-            TextError: a text with nothing in it, named by its number; a prompt that there is not.
+            TextTypeError: one of the texts, or the prompt, is not a string.
+            TextError: a text is empty (the message has its index), a prompt is unknown or too long, or `batch_tokens`
+                is not a positive integer.
             InputError: the encoder is in training mode.
 
         Warns:
@@ -232,81 +220,122 @@ class SentenceEncoder(nn.Module):
     ) -> Iterator[Tensor]:
         """Encodes a stream of any length: yields the vectors of 4,096 texts at a time, (n, E), in the order given.
 
-        Arguments and errors as for `encode`; `first` is the number of the first text in messages.
+        Arguments and errors as for `encode`; `first` is the index of the first text in messages.
         """
-        from tqdm import tqdm  # here, because few programs need it
+        windows = self.encode_windows(
+            texts,
+            prompt=self.prompt(prompt_name, prompt),
+            normalize_embeddings=normalize_embeddings,
+            batch_tokens=batch_tokens,
+            show_progress_bar=show_progress_bar,
+            first=first,
+        )
+        for _, vectors in windows:
+            yield vectors
 
-        if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-            raise TextTypeError(f"texts must be a list or another iterable of strings, not {type(texts).__name__}")
-        if self.training:
-            raise InputError("the encoder is in training mode, and its dropout makes every call another: call .eval()")
-        if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
-            raise TextError(f"batch_tokens is {batch_tokens!r}, and must be a whole number from 1")
-        before = self.prompt(prompt_name, prompt)
-        excluded = 0 if self.recipe.include_prompt or not before else len(self.tokenizer.encode([before])[0]) - 1
-        if excluded >= self.max_seq_length - 1:
-            raise TextError(
-                f"the prompt has {excluded} tokens, and max_seq_length is {self.max_seq_length}: no text fits"
-            )
-        total = len(texts) if isinstance(texts, Sequence) else None
-        disable = None if show_progress_bar is None else not show_progress_bar
-        stream, done, cut = iter(texts), 0, 0
-        with tqdm(total=total, unit=" texts", delay=2 if disable is None else 0, disable=disable) as bar:
-            while window := list(islice(stream, WINDOW)):
-                ids: list[list[int]] = []
-                for start in range(0, len(window), 256):  # an encoding holds ten times what its ids take
-                    piece, number = window[start : start + 256], first + done + start
-                    encodings = self.tokenizer.encode(_with_prompt(before, piece, number), self.max_seq_length, number)
-                    cut += sum(bool(encoding.overflowing) for encoding in encodings)
-                    ids += [encoding.ids for encoding in encodings]
-                fast = self._fast_bert()
-                vectors = torch.empty(len(window), self.dimension)
-                for batch in by_length([len(row) for row in ids], batch_tokens):
-                    with torch.inference_mode():
-                        vectors[batch] = self._compute([ids[row] for row in batch], excluded, fast).float().cpu()
-                    bar.update(len(batch))
+    def encode_windows(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str = "",
+        normalize_embeddings: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress_bar: bool | None = None,
+        first: int = 0,
+    ) -> Iterator[tuple[list[str], Tensor]]:
+        """As `encode_stream`, with the prompt itself; yields the texts of each window and their vectors."""
+        self._check_call(texts, batch_tokens)
+        prompt_tokens = self._prompt_tokens(prompt)
+        done = truncated = 0
+        with _progress_bar(texts, show_progress_bar) as bar:
+            for window in _windows(texts, WINDOW):
+                ids, cut = self._token_ids(window, prompt, first + done)
+                vectors = self._encode_window(ids, prompt_tokens, batch_tokens, bar)
+                yield window, F.normalize(vectors) if normalize_embeddings else vectors
                 done += len(window)
-                yield F.normalize(vectors) if normalize_embeddings else vectors
-        if cut:
+                truncated += cut
+        if truncated:
             warn(
-                f"{cut:,} of {done:,} texts are longer than {self.max_seq_length} tokens and were cut: the rest "
-                "has no part in their vectors",
+                f"{truncated:,} of {done:,} texts are longer than {self.max_seq_length} tokens and were cut: "
+                "their vectors do not depend on the rest",
                 TruncationWarning,
             )
 
-    def _compute(self, ids: list[list[int]], prompt_length: int, fast: FastBert | None) -> Tensor:
-        """The vectors of one batch, (B, E), from the token ids of each text."""
-        if fast is None:
-            longest = max(map(len, ids))
-            padded = [row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids]
-            mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
-            return self(
-                torch.tensor(padded, device=self.device),
-                torch.tensor(mask, device=self.device),
-                prompt_length=prompt_length,
-            )
-        pooled = []
-        for hidden in fast(ids):  # (b, S, D), all of one length
-            mask_of_ones = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-            pooled.append(self._pool(hidden, mask_of_ones, prompt_length))
-        return self.after(torch.cat(pooled))  # (B, modes·D) → (B, E)
+    def _token_ids(self, texts: list[str], prompt: str, first: int) -> tuple[list[list[int]], int]:
+        """The token ids of each text, [CLS], prompt and [SEP] included; and how many texts were cut."""
+        ids: list[list[int]] = []
+        truncated = 0
+        for start in range(0, len(texts), CHUNK):
+            chunk = texts[start : start + CHUNK]
+            _check_texts(chunk, prompt, first + start)
+            encodings = self.tokenizer.encode([prompt + text for text in chunk], self.max_seq_length, first + start)
+            ids += [encoding.ids for encoding in encodings]
+            truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        return ids, truncated
+
+    def _encode_window(self, ids: list[list[int]], prompt_tokens: int, batch_tokens: int, bar: Any) -> Tensor:
+        """The vectors of N texts, (N, E) float32 on the CPU, computed in batches of similar length."""
+        vectors = torch.empty(len(ids), self.dimension)
+        fast_bert = self._fast_bert()
+        for batch in by_length([len(row) for row in ids], batch_tokens):
+            vectors[batch] = self._vectors([ids[row] for row in batch], prompt_tokens, fast_bert)
+            bar.update(len(batch))
+        return vectors
+
+    @torch.inference_mode()
+    def _vectors(self, ids: list[list[int]], prompt_tokens: int, fast_bert: FastBert | None) -> Tensor:
+        """The vectors of one batch, (B, E) float32 on the CPU, from the token ids of B texts."""
+        if fast_bert is None:
+            vectors = self(*self._padded(ids), prompt_length=prompt_tokens)
+        else:
+            pooled = []
+            for hidden in fast_bert(ids):  # (b, S, D), b texts of equal length
+                all_tokens = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+                pooled.append(self._pool(hidden, all_tokens, prompt_tokens))
+            vectors = self.final_steps(torch.cat(pooled))  # (B, modes·D) → (B, E)
+        return vectors.float().cpu()
+
+    def _padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask of one batch, each (B, S)."""
+        longest = max(map(len, ids))
+        padded = [row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in ids]
+        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
+        return torch.tensor(padded, device=self.device), torch.tensor(mask, device=self.device)
 
     def _fast_bert(self) -> FastBert | None:
-        """The fast path of the model as it is now; None if the readable path is to be taken."""
+        """The fast form of the model as it is now; None if `model.py` is to be used."""
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
-        if not self.fast or hooked:  # a hook, of `recording` or of anybody, is called by the readable path alone
+        if not self.fast or hooked:  # `fast.py` does not call the modules, so it would not call their hooks either
             return None
-        if self._fast_model is None or not self._fast_model.is_of(self.model):
+        if self._latest_fast_bert is None or not self._latest_fast_bert.matches(self.model):
             with torch.inference_mode():
-                self._fast_model = FastBert(self.model)
-        return self._fast_model
+                self._latest_fast_bert = FastBert(self.model)
+        return self._latest_fast_bert
 
     def _pool(self, hidden: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
-        """(B, S, D) → (B, modes·D)"""
+        """(B, S, D) → (B, modes·D), without the first `prompt_length` tokens."""
         if prompt_length:
             attention_mask = attention_mask.clone()
             attention_mask[:, :prompt_length] = 0
         return torch.cat([POOLING[mode](hidden, attention_mask) for mode in self.recipe.pooling], dim=-1)
+
+    def _check_call(self, texts: object, batch_tokens: int) -> None:
+        check_iterable(texts)
+        if self.training:
+            raise InputError("the encoder is in training mode, so dropout changes every result: call .eval() first")
+        check_integer("batch_tokens", batch_tokens, 1, error=TextError)
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        """How many tokens at the start of every text are not pooled: [CLS] and the prompt, or none."""
+        if self.recipe.include_prompt or not prompt:
+            return 0
+        count = len(self.tokenizer.encode([prompt])[0]) - 1  # without [SEP]
+        if count >= self.max_seq_length - 1:
+            raise TextError(
+                f"the prompt has {count} tokens and max_seq_length is {self.max_seq_length}, so no text fits: "
+                "shorten the prompt"
+            )
+        return count
 
     def similarity(self, a: Tensor, b: Tensor | None = None) -> Tensor:
         """The score that the checkpoint was made for, cosine in most: (N, E), (M, E) → (N, M). `b` defaults to `a`.
@@ -328,20 +357,20 @@ class SentenceEncoder(nn.Module):
         """The texts of a corpus that are closest to a query; for several queries, to each.
 
         Args:
-            queries: a text, or N texts. The checkpoint's prompt "query" is put before them, if it has one.
-            corpus: M texts; or their vectors (M, E) from `encode`, to search them again and again. The checkpoint's
-                prompt "document" or "passage" is put before texts, if it has one.
+            queries: a text, or N texts. The checkpoint's prompt "query" goes before them, if it has one.
+            corpus: M texts; or their vectors (M, E) from `encode`, for searching them repeatedly. The checkpoint's
+                prompt "document" or "passage" goes before texts, if it has one.
             top_k: how many hits to return.
 
         Returns:
-            Hits with `.corpus_id`, the place in the corpus, and `.score`, best first; a list of them for each of
-            several queries.
+            Hits with `.corpus_id`, the index in the corpus, and `.score`, best first; for several queries, a list of
+            such lists.
 
         Raises:
             As `encode`, and as `semantic_search`.
         """
         if isinstance(corpus, str):
-            raise TextTypeError("the corpus must be a list of texts, or their vectors, not a single text")
+            raise TextTypeError("corpus must be a list of texts, or their vectors, got a single text")
         if not isinstance(corpus, Tensor):
             corpus = self.encode(corpus, prompt_name=self._first_prompt("document", "passage"))
         vectors = self.encode(queries, prompt_name=self._first_prompt("query"))
@@ -349,12 +378,12 @@ class SentenceEncoder(nn.Module):
         return hits[0] if isinstance(queries, str) else hits
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes everything as a folder that sentence-transformers loads, and minibert as well.
+        """Writes everything to a folder, which sentence-transformers and minibert can load.
 
-        All files are written beside their places first, and then moved there, `modules.json` last.
+        All files are first written to a temporary folder inside it and then moved into place, `modules.json` last.
 
         Raises:
-            StoreError: the folder cannot be written to.
+            StoreError: the folder cannot be written.
         """
         folder = Path(folder)
         try:
@@ -375,26 +404,83 @@ class SentenceEncoder(nn.Module):
         """The text that goes before each text, for arguments as `encode` takes them. Raises as `encode` does."""
         if prompt is not None:
             if name is not None or not isinstance(prompt, str):
-                raise TextTypeError("give a prompt, which is a string, or a prompt_name, and not both")
+                raise TextTypeError("give either prompt, which must be a string, or prompt_name, not both")
             return prompt
         name = self.recipe.default_prompt_name if name is None else name
         if name is None:
             return ""
         if not isinstance(name, str) or name not in self.recipe.prompts:
-            there = ", ".join(self.recipe.prompts) or "none"
-            raise TextError(f"there is no prompt {name!r}; this checkpoint has {there}")
+            known = ", ".join(self.recipe.prompts) or "none"
+            raise TextError(f"unknown prompt {name!r}: this checkpoint has {known}")
         return self.recipe.prompts[name]
 
     def _first_prompt(self, *names: str) -> str | None:
-        """The first of these names that has a prompt; one that is there and empty, if none has."""
-        there = [name for name in names if name in self.recipe.prompts]
-        return next(filter(self.recipe.prompts.get, there), there[0] if there else None)
+        """The first of these names whose prompt is not empty; else the first that the checkpoint has at all."""
+        known = [name for name in names if name in self.recipe.prompts]
+        return next(filter(self.recipe.prompts.get, known), known[0] if known else None)
 
 
-def _with_prompt(prompt: str, texts: list[str], first: int) -> list[str]:
+def check_iterable(texts: object) -> None:
+    """Raises a `TextTypeError` for anything but several texts, a single string included."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise TextTypeError(f"texts must be a list or another iterable of strings, got {type(texts).__name__}")
+
+
+def _check_texts(texts: list[str], prompt: str, first: int) -> None:
+    """Raises an error with the index of the text, counted from `first`, for one that is not a string or is empty."""
     for number, text in enumerate(texts, first):
         if not isinstance(text, str):
-            raise TextTypeError(f"text {number} must be a string, not {type(text).__name__}")
-        if prompt and not text.strip():  # a prompt alone would be encoded without complaint
+            raise TextTypeError(f"text {number} must be a string, got {type(text).__name__}")
+        if prompt and not text.strip():  # the tokenizer sees the prompt too, so it would not refuse this text
             raise TextError(f"text {number} has nothing to encode: {text!r}")
-    return [prompt + text for text in texts] if prompt else texts
+
+
+def _check_parts(model: object, tokenizer: object) -> None:
+    if type(model) is not BertModel or type(tokenizer) is not BertTokenizer:
+        given = f"{type(model).__name__} and {type(tokenizer).__name__}"
+        raise InputError(f"an encoder must be made from a BertModel and a BertTokenizer, got {given}")
+
+
+def _output_size(recipe: Recipe, hidden_size: int) -> int:
+    """E, the size of a vector after all steps; raises a `ConfigError` if a step does not fit its input."""
+    size = hidden_size * len(recipe.pooling)
+    for step in recipe.final_steps:
+        if isinstance(step, Dense):
+            if step.linear.in_features != size:
+                raise ConfigError(f"a Dense step takes vectors of {step.linear.in_features} numbers, got {size}")
+            size = step.linear.out_features
+    return size
+
+
+def _lower_case_first(tokenizer: BertTokenizer) -> None:
+    """Makes the tokenizer convert texts to lower case before its own normalisation."""
+    steps = [normalizers.Lowercase(), *filter(None, [tokenizer.tokenizer.normalizer])]
+    tokenizer.tokenizer.normalizer = normalizers.Sequence(steps)
+
+
+def _drop_layers_above(model: BertModel, layer: int) -> None:
+    """Keeps the layers up to `layer`, which is from 1 to L, or from -L to -1."""
+    layers = model.encoder.layers
+    count = len(layers)
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= abs(layer) <= count:
+        raise ConfigError(f"layer must be an integer from 1 to {count}, or from -{count} to -1, got {layer!r}")
+    kept = layer if layer > 0 else count + 1 + layer
+    model.encoder.layers = layers[:kept]
+    model.config = dataclasses.replace(model.config, num_hidden_layers=kept)
+
+
+def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The texts in lists of `size`; the last may be shorter."""
+    stream = iter(texts)
+    while window := list(islice(stream, size)):
+        yield window
+
+
+def _progress_bar(texts: Iterable[str], show: bool | None) -> Any:
+    """A progress bar over texts; `show` as for `encode`."""
+    from tqdm import tqdm  # here, because few programs need it
+
+    total = len(texts) if isinstance(texts, Sequence) else None
+    if show is None:
+        return tqdm(total=total, unit=" texts", delay=2, disable=None)  # None: only in a terminal
+    return tqdm(total=total, unit=" texts", disable=not show)

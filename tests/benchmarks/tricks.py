@@ -1,8 +1,8 @@
-"""What does each trick of `fast.py` buy? Each is taken back, one at a time.
+"""How much does each trick of `fast.py` save? They are removed one at a time.
 
     python tests/benchmarks/tricks.py [rounds]
 
-All take turns on the same work. A figure is the time without the trick over the time with it: above 1, it pays.
+All variants take turns at the same work. A figure is the time without the trick divided by the time with it.
 """
 
 import statistics
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from minibert import BertModel, SentenceEncoder, fast
 from minibert.checkpoints import store
-from minibert.fast import Buckets, FastBert, FastLayer, Product
+from minibert.fast import Buckets, FastBert, FastLayer, PackedLinear
 from minibert.vectors.batches import by_length
 
 
 class Variant(FastLayer):
-    """The same layer, with room for a mask, and for query, key and value that come apart."""
+    """The same layer, which can also take a mask, and query, key and value from separate products."""
 
     mask: Tensor | None = None
 
@@ -30,25 +30,27 @@ class Variant(FastLayer):
         parts = qkv.chunk(3, dim=1) if isinstance(qkv, Tensor) else qkv
         contexts, start = parts[0].new_zeros(parts[0].shape), 0
         for count, length in buckets:
-            run = slice(start, start := start + count * length)
-            heads = [part[run].view(count, length, -1, self.head_width).transpose(1, 2) for part in parts]
+            end = start + count * length
+            heads = [part[start:end].view(count, length, -1, self.head_width).transpose(1, 2) for part in parts]
             mask = self.mask if self.mask is None or self.mask.numel() else torch.zeros(count, 1, 1, length)
-            contexts[run] = F.scaled_dot_product_attention(*heads, mask).transpose(1, 2).flatten(2).flatten(0, 1)
+            context = F.scaled_dot_product_attention(*heads, mask)
+            contexts[start:end] = context.transpose(1, 2).flatten(2).flatten(0, 1)
+            start = end
         return contexts
 
 
 class WithMask(Variant):
-    """A mask of zeros, which hides nothing."""
+    """A mask of zeros, which masks nothing."""
 
     mask = torch.empty(0)
 
 
 class ThreeProducts(Variant):
-    """Query, key and value each by a product of its own."""
+    """A separate product for each of query, key and value."""
 
     def __init__(self, layer, head_width: int, activate: Callable[[Tensor], Tensor]) -> None:
         super().__init__(layer, head_width, activate)
-        three = [Product(part) for part in (layer.attention.query, layer.attention.key, layer.attention.value)]
+        three = [PackedLinear(part) for part in (layer.attention.query, layer.attention.key, layer.attention.value)]
         self.query_key_value = lambda hidden: [product(hidden) for product in three]
 
 
@@ -60,14 +62,14 @@ class NotInPlace(FastLayer):
         return self.feed_forward_norm(hidden + self.contract(F.gelu(self.expand(hidden))))
 
 
-class NotPacked(Product):
-    """The matrix as it lies in the model, also for few rows."""
+class NotPacked(PackedLinear):
+    """The weights as they are in the model, for few rows too."""
 
     can_pack = property(lambda self: False, lambda self, value: None)
 
 
 class WithPadding(FastBert):
-    """All texts of a batch as long as the longest; what is too much is computed as well, and masked."""
+    """All texts of a batch padded to the longest; padding is computed too, and masked."""
 
     def __call__(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
         longest = max(map(len, texts))
@@ -79,17 +81,17 @@ class WithPadding(FastBert):
             Variant.mask = None
 
 
-def build(model: BertModel, whole: type = FastBert, layer: type = FastLayer, product: type = Product) -> FastBert:
-    """The fast path with one part exchanged."""
-    fast.FastLayer, fast.Product = layer, product
+def build(model: BertModel, whole: type = FastBert, layer: type = FastLayer, product: type = PackedLinear) -> FastBert:
+    """The fast path with one part replaced."""
+    fast.FastLayer, fast.PackedLinear = layer, product
     try:
         return whole(model)
     finally:
-        fast.FastLayer, fast.Product = FastLayer, Product
+        fast.FastLayer, fast.PackedLinear = FastLayer, PackedLinear
 
 
 def measure(title: str, rounds: int, work: dict[str, Callable[[int], object]]) -> None:
-    """Everybody's turn in each round; all are compared with the first."""
+    """Runs every variant in each round, and prints its time relative to the first."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(rounds):
         for name, do in work.items():
@@ -109,9 +111,9 @@ def main(rounds: int) -> None:
     variants = {
         "all tricks": build(model),
         "with padding and its mask": build(model, WithPadding, Variant),
-        "with a mask that hides nothing": build(model, layer=WithMask),
+        "with a mask that masks nothing": build(model, layer=WithMask),
         "three products for query, key and value": build(model, layer=ThreeProducts),
-        "matrices not packed for few rows": build(model, product=NotPacked),
+        "weights not packed for few rows": build(model, product=NotPacked),
         "not in place": build(model, layer=NotInPlace),
     }
     texts = [encoding.ids for encoding in encoder.tokenizer.encode(paragraphs(60 * rounds), 256)]

@@ -19,10 +19,11 @@ from safetensors import safe_open
 from minibert import SentenceEncoder
 from minibert.cli import main
 from minibert.errors import EmbedError, StoreError, TextTypeError
-from minibert.sentences.corpus import _on_disk, digest, embed, read_vectors
+from minibert.sentences import embed, read_vectors
+from minibert.sentences.corpus import _flush_to_disk
+from minibert.sentences.vector_files import FORMATS, digest
 
 LINES = [f"line {number} of a text that is {'very ' * (number % 7)}long" for number in range(100)]
-ENDINGS = [".safetensors", ".npy", ".jsonl"]
 
 
 def run(*arguments: object, **options) -> Result:
@@ -52,15 +53,17 @@ def read(file: Path) -> np.ndarray:
         return opened.get_tensor("vectors")
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_every_form_has_the_very_numbers(small: Path, encoder, corpus: Path, tmp_path: Path, ending: str) -> None:
-    file = tmp_path / f"out{ending}"
+@pytest.mark.parametrize("extension", FORMATS)
+def test_every_format_holds_the_same_numbers(
+    small: Path, encoder, corpus: Path, tmp_path: Path, extension: str
+) -> None:
+    file = tmp_path / f"out{extension}"
     result = run("embed", corpus, "-o", file, "--model", small)
     assert result.output == f"{file}: 100 vectors of 24 numbers\n"
     vectors = read(file)
     assert vectors.dtype == np.float32
     assert np.array_equal(vectors, encoder.encode(LINES).numpy())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", f"out{ending}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", f"out{extension}"]
     assert run("embed", corpus, "-o", file, "--model", small).exit_code == 0  # a second time, over the first
 
 
@@ -82,14 +85,14 @@ def test_standard_input_and_options(small: Path, corpus: Path, tmp_path: Path) -
 
 
 class Crash(BaseException):
-    """What happens when the power goes: nothing after it is done."""
+    """A power failure: nothing is done after it."""
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    """Before and after every step that changes the disk; then a second run, which may crash as well."""
+@pytest.mark.parametrize("extension", FORMATS)
+def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str) -> None:
+    """Before and after every step that changes the disk; the second run may crash too."""
     monkeypatch.setattr("minibert.sentences.encoder.WINDOW", 16)
-    lines, whole, file = LINES[:40], tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
+    lines, whole, file = LINES[:40], tmp_path / f"whole{extension}", tmp_path / f"out{extension}"
     embed(encoder, lines, whole)
     left = -1
 
@@ -99,7 +102,7 @@ def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
             result = None
             for after in (False, True):
                 left -= left > 0
-                if left == 0:  # and it stays so: nothing that tidies up is done either
+                if left == 0:  # and it stays 0, so nothing is cleaned up either
                     raise Crash
                 if not after:
                     result = function(*arguments, **options)
@@ -107,7 +110,7 @@ def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
 
         return step
 
-    monkeypatch.setattr("minibert.sentences.corpus._on_disk", counted(_on_disk))
+    monkeypatch.setattr("minibert.sentences.corpus._flush_to_disk", counted(_flush_to_disk))
     for name in ("replace", "mkdir", "unlink", "rmdir"):
         monkeypatch.setattr(Path, name, counted(getattr(Path, name)))
     for number in range(1, 1000):
@@ -124,7 +127,7 @@ def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
         left = -1
         assert done == 40
         assert file.read_bytes() == whole.read_bytes()
-        assert not (tmp_path / f"out{ending}.partial").exists()
+        assert not (tmp_path / f"out{extension}.partial").exists()
         if not crashes:
             break
     assert 20 < number < 60
@@ -133,20 +136,22 @@ def test_a_crash_at_any_step(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None:
     """Killed twice at random, and resumed: byte for byte the file of an uninterrupted run."""
     corpus, whole, out = (tmp_path / name for name in ("corpus.txt", "whole.safetensors", "out.safetensors"))
-    chance = random.Random(0)
+    generator = random.Random(0)
     words = ["a", "fly", "soup", "bank", "the", "river", "pilot", "juice"]
-    corpus.write_text("".join(f"{' '.join(chance.choices(words, k=chance.randint(1, 5)))}\n" for _ in range(100_000)))
+    corpus.write_text(
+        "".join(f"{' '.join(generator.choices(words, k=generator.randint(1, 5)))}\n" for _ in range(100_000))
+    )
     options = ["--model", str(small), "--layer", "1", "--batch-tokens", "4096", "-o"]
     command = [sys.executable, "-m", "minibert", "embed", str(corpus), *options]
     assert run("embed", corpus, *options, whole).exit_code == 0
-    note = tmp_path / "out.safetensors.partial" / "note.json"
+    progress = tmp_path / "out.safetensors.partial" / "progress.json"
     killed, seen = 0, ""
     while True:
         running = subprocess.Popen([*command, out, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while running.poll() is None and killed < 2 and not (note.exists() and note.read_text() != seen):
+        while running.poll() is None and killed < 2 and not (progress.exists() and progress.read_text() != seen):
             time.sleep(0.01)
-        if killed < 2 and running.poll() is None:  # it has come further: let it write on for a moment
-            time.sleep(chance.uniform(0, 0.3))
+        if killed < 2 and running.poll() is None:  # it has made progress: let it write for another moment
+            time.sleep(generator.uniform(0, 0.3))
             running.send_signal(signal.SIGKILL)
         assert running.stderr.read() == b""
         running.wait()
@@ -155,10 +160,10 @@ def test_kill_9_of_a_hundred_thousand_lines(small: Path, tmp_path: Path) -> None
             break
         assert running.returncode == -signal.SIGKILL
         assert not out.exists()
-        killed, seen = killed + 1, note.read_text()
+        killed, seen = killed + 1, progress.read_text()
     assert killed == 2
     assert out.read_bytes() == whole.read_bytes()
-    assert not note.parent.exists()
+    assert not progress.parent.exists()
     assert read_vectors(out)[0].shape == (100_000, 24)
 
 
@@ -177,33 +182,55 @@ def interrupted(encoder, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupted_run_is_kept(small: Path, encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "out.npy"
     interrupted(encoder, file, monkeypatch)
-    note = json.loads((tmp_path / "out.npy.partial" / "note.json").read_text())
-    assert note["texts"] == 64
+    progress = json.loads((tmp_path / "out.npy.partial" / "progress.json").read_text())
+    assert progress["texts"] == 64
 
     def fails(message: str, lines: list[str], by: SentenceEncoder = encoder, resume: bool = True, **options) -> None:
         with pytest.raises(EmbedError, match=message):
             embed(by, lines, file, resume=resume, **options)
 
     other = SentenceEncoder.from_pretrained(small, pooling="cls")
-    fails(r"out\.npy\.partial is there, of an interrupted run: resume it \(--resume\), or delete", LINES, resume=False)
-    fails("was begun with pooling .'mean'., and now it is .'cls'.: resume with the same settings", LINES, other)
-    fails("was begun with batch_tokens 1024, and now it is 512", LINES, batch_tokens=512)
+    fails(
+        r"out\.npy\.partial holds an interrupted run: resume it \(--resume\), or delete the folder", LINES, resume=False
+    )
+    fails("was started with pooling .'mean'., and now it is .'cls'.: resume with the same settings", LINES, other)
+    fails("was started with batch_tokens 1024, and now it is 512", LINES, batch_tokens=512)
     fails("the first 64 texts are not those", LINES[1:])
     fails("the first 64 texts are not those", LINES[:10])
     changed = SentenceEncoder.from_pretrained(small)
     with torch.no_grad():
         changed.model.encoder.layers[1].attention.query.bias[3] += 1
-    fails("was begun with encoder '[0-9a-f]{64}', and now it is", LINES, changed)
-    assert json.loads((tmp_path / "out.npy.partial" / "note.json").read_text()) == note
-    assert embed(encoder, [*LINES[:80], "another end"], file, resume=True) == 81
+    fails("was started with encoder '[0-9a-f]{64}', and now it is", LINES, changed)
+    assert json.loads((tmp_path / "out.npy.partial" / "progress.json").read_text()) == progress
+    assert embed(encoder, [*LINES[:80], "a different end"], file, resume=True) == 81
     assert np.load(file).shape == (81, 24)
     assert embed(encoder, LINES, file, resume=True) == 100  # there was none to resume
     interrupted(encoder, file, monkeypatch)
     with (tmp_path / "out.npy.partial" / "rows").open("r+b") as rows:
         rows.truncate(1000)
-    fails("rows is shorter than .*note.json says: delete the folder", LINES)
-    (tmp_path / "out.npy.partial" / "note.json").write_text('{"texts": 64')
-    fails("note.json is damaged .* delete the folder and begin anew", LINES)
+    fails("rows is shorter than .*progress.json says: delete the folder", LINES)
+    (tmp_path / "out.npy.partial" / "progress.json").write_text('{"texts": 64')
+    fails("progress.json is damaged .* delete the folder .* and start over", LINES)
+
+
+def test_a_run_interrupted_when_all_was_done(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output is in place, but the progress file was not removed: only the same texts finish the run."""
+    file = tmp_path / "out.npy"
+
+    def crash(path: Path, **options: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash)
+        with pytest.raises(Crash):
+            embed(encoder, LINES[:40], file)
+    content = file.read_bytes()
+    with pytest.raises(EmbedError, match=r"out\.npy was completed with 40 texts, and now there are more: delete"):
+        embed(encoder, LINES, file, resume=True)
+    assert file.read_bytes() == content
+    assert embed(encoder, LINES[:40], file, resume=True) == 40
+    assert file.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
 
 
 def test_two_runs_at_once(encoder, tmp_path: Path) -> None:
@@ -223,8 +250,8 @@ def test_two_runs_at_once(encoder, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.npy"]
 
 
-def test_a_run_killed_before_its_first_note(encoder, tmp_path: Path) -> None:
-    """Over an older file: it is not taken for the new one. And files of others are left alone."""
+def test_a_run_killed_before_its_first_window_was_counted(encoder, tmp_path: Path) -> None:
+    """An older output is not mistaken for that of the killed run, and unknown files are kept."""
     file, partial = tmp_path / "out.npy", tmp_path / "out.npy.partial"
     embed(encoder, LINES[:1], file)
     partial.mkdir()
@@ -246,50 +273,71 @@ def test_a_file_that_is_there_is_replaced_at_the_end(encoder, tmp_path: Path, mo
     "content,message",
     [
         (b"", "there are no texts to embed"),
-        (b"one\n\nthree\n", "line 2 of {file} is blank, and each line is a text: remove it"),
+        (b"one\n\nthree\n", "line 2 of {file} is blank, but every line must be a text: remove it"),
         (b"one\n \t\r\n", "line 2 of {file} is blank"),
-        (b"one\ntw\xe9\n", "line 2 of {file} is no UTF-8 text (invalid continuation byte at byte 2)"),
+        (b"one\ntw\xe9\n", "line 2 of {file} is not UTF-8 text (invalid continuation byte at byte 2)"),
         ("one\n\u200b\n".encode(), "line 2 of {file} is blank"),
     ],
 )
-def test_lines_that_are_no_texts(small: Path, tmp_path: Path, content: bytes, message: str) -> None:
-    """And nothing is left behind that would stop the next try."""
+def test_lines_that_are_not_texts(small: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    """They are refused, and nothing is left behind that would stop the next run."""
     file, out = tmp_path / "corpus.txt", tmp_path / "out.npy"
     file.write_bytes(content)
     result = run("embed", file, "-o", out, "--model", small)
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: {message.format(file=file)}")
-    file.write_bytes(b"one\r\ntwo\x0b and a half\nthree, without an end")
+    file.write_bytes(b"one\r\ntwo\x0b and a half\nthree, without a line break")
     assert run("embed", file, "-o", out, "--model", small).exit_code == 0
     assert np.load(out).shape == (3, 24)
 
 
-@pytest.mark.filterwarnings("default::minibert.errors.TruncationWarning")
-def test_other_mistakes(small: Path, corpus: Path, tmp_path: Path, encoder) -> None:
-    def fails(*arguments: object) -> str:
-        result = run("embed", *arguments, "--model", small)
-        assert result.exit_code != 0
-        return result.output
-
-    assert "the ending of out.txt must be one of .safetensors, .npy, .jsonl" in fails(corpus, "-o", "out.txt")
-    assert f"No such file or directory: '{tmp_path / 'no'}'" in fails(tmp_path / "no", "-o", tmp_path / "out.npy")
-    assert "cannot write" in fails(corpus, "-o", tmp_path / "no" / "out.npy")
-    assert f"output must not be the file of texts, got '{corpus}'" in fails(corpus, "-o", corpus)
-    with pytest.raises(TextTypeError, match=r"texts must be a list .* not str"):
-        embed(encoder, "abc", tmp_path / "out.npy")
-    assert "cannot compute on 'meta'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "meta")
-    assert "cannot compute on 'gpu'" in fails(corpus, "-o", tmp_path / "out.npy", "--device", "gpu")
-    assert "layer is 9, and must be from 1 to 2" in fails(corpus, "-o", tmp_path / "out.npy", "--layer", 9)
-    assert "there is no prompt 'query'; this checkpoint has none" in fails(
-        corpus, "-o", tmp_path / "out.npy", "--prompt-name", "query"
-    )
-    assert "'median' is not one of" in fails(corpus, "-o", tmp_path / "out.npy", "--pooling", "median")
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (
+            ["-o", "{folder}/out.txt"],
+            "the extension of {folder}/out.txt must be one of .safetensors, .npy, .jsonl, got",
+        ),
+        (["-o", "{folder}/no/out.npy"], "cannot write {folder}/no/out.npy"),
+        (["-o", "{folder}/corpus.txt"], "output must not be the file of texts, got '{folder}/corpus.txt'"),
+        (["-o", "{folder}/out.npy", "--device", "meta"], "cannot compute on 'meta'"),
+        (["-o", "{folder}/out.npy", "--device", "gpu"], "cannot compute on 'gpu'"),
+        (["-o", "{folder}/out.npy", "--layer", "9"], "layer must be an integer from 1 to 2, or from -2 to -1, got 9"),
+        (["-o", "{folder}/out.npy", "--prompt-name", "query"], "unknown prompt 'query': this checkpoint has none"),
+        (["-o", "{folder}/out.npy", "--pooling", "median"], "'median' is not one of"),
+    ],
+)
+def test_invalid_options(small: Path, corpus: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    """They are refused, and nothing is written."""
+    result = run("embed", corpus, *[option.format(folder=tmp_path) for option in options], "--model", small)
+    assert result.exit_code != 0
+    assert message.format(folder=tmp_path) in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+
+
+def test_a_file_of_texts_that_does_not_exist(small: Path, tmp_path: Path) -> None:
+    result = run("embed", tmp_path / "no", "-o", tmp_path / "out.npy", "--model", small)
+    assert result.exit_code != 0
+    assert f"No such file or directory: '{tmp_path / 'no'}'" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_string_for_texts(encoder, tmp_path: Path) -> None:
+    with pytest.raises(TextTypeError, match=r"texts must be a list .* got str"):
+        embed(encoder, "abc", tmp_path / "out.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("default::minibert.errors.TruncationWarning")
+def test_texts_that_are_cut_are_noted(small: Path, corpus: Path, tmp_path: Path) -> None:
     corpus.write_text("so " * 600 + "\nshort\n")
     result = run("embed", corpus, "-o", tmp_path / "out.npy", "--model", small)
     assert result.exit_code == 0
     assert "Note: 1 of 2 texts are longer than 512 tokens and were cut" in result.stderr
-    with pytest.raises(EmbedError, match="is no file of vectors that 'minibert embed' wrote"):
+
+
+def test_reading_vectors_from_a_different_file(corpus: Path) -> None:
+    with pytest.raises(EmbedError, match="is not a file of vectors that 'minibert embed' wrote"):
         read_vectors(corpus)
 
 
@@ -297,6 +345,6 @@ def test_a_disk_that_is_full(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
     def full(file) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("minibert.sentences.corpus._on_disk", full)
+    monkeypatch.setattr("minibert.sentences.corpus._flush_to_disk", full)
     with pytest.raises(StoreError, match=r"cannot write .*out\.npy: .* No space left"):
         embed(encoder, LINES, tmp_path / "out.npy")
