@@ -217,7 +217,7 @@ def test_the_demo_sees_a_difference(checkpoint: Path, monkeypatch: pytest.Monkey
     "arguments,code,message",
     [
         (["tokens", ""], 1, "Error: text 0 has nothing to encode: ''\n"),
-        (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no checkpoint name of the form"),
+        (["tokens", "text", "--model", "../x"], 1, "Error: a checkpoint's name must be 'name' or"),
         (["similarity", "only one"], 2, "one text has nothing to be compared with"),
         (["similarity", "a", " "], 1, "Error: text 1 has nothing to encode: ' '"),
         (
@@ -227,7 +227,7 @@ def test_the_demo_sees_a_difference(checkpoint: Path, monkeypatch: pytest.Monkey
         ),
         (["word", "fly", "a fly in my soup"], 2, "'fly' is there once, and has nothing to be compared with"),
         (["search", "nothing.txt", "fly"], 1, "Error: [Errno 2] No such file or directory: 'nothing.txt'"),
-        (["info", "nobody/nothing"], 1, "Error: nobody/nothing is no folder, and not in the store"),
+        (["info", "nobody/nothing"], 1, "Error: nobody/nothing is neither a folder nor in the store"),
         (["downlod"], 2, "No such command 'downlod'"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_damaged_checkpoint_as_the_shell_sees_it(checkpoint: Path, tmp_path: P
     assert done.returncode == 1
     assert done.stdout == ""
     assert re.fullmatch(
-        r"Error: .*model\.safetensors is damaged or no safetensors file .*: download it again\n", done.stderr
+        r"Error: .*model\.safetensors is damaged or not a safetensors file .*: download it again\n", done.stderr
     )
 
 

@@ -388,7 +388,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[MinibertError], str]] =
     "damaged weights": (
         lambda folder: (folder / "2_Dense" / "model.safetensors").write_bytes(b"junk"),
         CheckpointError,
-        "is damaged or no safetensors file",
+        "is damaged or not a safetensors file",
     ),
     "widths that do not follow": (
         lambda folder: edit(folder, "1_Pooling/config.json", pooling_mode=["mean", "cls"]),
