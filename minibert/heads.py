@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from minibert.checkpoints import layout, weights
 from minibert.checkpoints.json_files import read_object
-from minibert.checkpoints.loading import Pretrained, usual_name
+from minibert.checkpoints.loading import Pretrained
+from minibert.checkpoints.names import canonical_name
 from minibert.config import BertConfig, choose
 from minibert.errors import ConfigError, InputError
-from minibert.model import ACTIVATIONS, BertModel, BertOutput
+from minibert.model import ACTIVATIONS, BertModel, BertOutput, initialise
 
 
 class HeadOutput(NamedTuple):
@@ -72,9 +73,11 @@ class BertWithHead(Pretrained):
     """What the classes below share: a BERT, a score computed from its output, and a loss."""
 
     needs_pooler = True
+    initialise = staticmethod(initialise)  # for the parameters that a checkpoint lacks
 
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
-        super().__init__(config, attention)
+        super().__init__()
+        self.config = config
         self.bert = BertModel(config, attention, add_pooling_layer=self.needs_pooler)
 
     def score(self, out: BertOutput) -> Tensor:
@@ -120,7 +123,7 @@ class BertForMaskedLM(BertWithHead):
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
         super().__init__(config, attention)
         self.masked_lm = MaskedLMHead(config)
-        self.initialise(self.masked_lm)
+        initialise(self.masked_lm, config.initializer_range)
 
     def score(self, out: BertOutput) -> Tensor:
         return self.masked_lm(out.last_hidden_state, self.bert.embeddings.word_embeddings.weight)
@@ -135,7 +138,7 @@ class BertForNextSentencePrediction(BertWithHead):
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
         super().__init__(config, attention)
         self.next_sentence = nn.Linear(config.hidden_size, 2)
-        self.initialise(self.next_sentence)
+        initialise(self.next_sentence, config.initializer_range)
 
     def score(self, out: BertOutput) -> Tensor:
         return self.next_sentence(out.pooler_output)  # (B, D) → (B, 2)
@@ -148,7 +151,8 @@ class BertForPreTraining(BertWithHead):
         super().__init__(config, attention)
         self.masked_lm = MaskedLMHead(config)
         self.next_sentence = nn.Linear(config.hidden_size, 2)
-        self.initialise(self.masked_lm, self.next_sentence)
+        initialise(self.masked_lm, config.initializer_range)
+        initialise(self.next_sentence, config.initializer_range)
 
     def forward(  # type: ignore[override]  # two heads, two logits, two kinds of labels
         self,
@@ -188,7 +192,7 @@ class BertForSequenceClassification(BertWithHead):
         super().__init__(config, attention)
         self.dropout = nn.Dropout(classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, len(config.id2label))
-        self.initialise(self.classifier)
+        initialise(self.classifier, config.initializer_range)
 
     def score(self, out: BertOutput) -> Tensor:
         return self.classifier(self.dropout(out.pooler_output))  # (B, D) → (B, C)
@@ -222,7 +226,7 @@ class BertForTokenClassification(BertWithHead):
         super().__init__(config, attention)
         self.dropout = nn.Dropout(classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, len(config.id2label))
-        self.initialise(self.classifier)
+        initialise(self.classifier, config.initializer_range)
 
     def score(self, out: BertOutput) -> Tensor:
         return self.classifier(self.dropout(out.last_hidden_state))  # (B, S, D) → (B, S, C)
@@ -235,7 +239,7 @@ class BertForMultipleChoice(BertWithHead):
         super().__init__(config, attention)
         self.dropout = nn.Dropout(classifier_dropout(config))
         self.classifier = nn.Linear(config.hidden_size, 1)
-        self.initialise(self.classifier)
+        initialise(self.classifier, config.initializer_range)
 
     def score(self, out: BertOutput) -> Tensor:
         return self.classifier(self.dropout(out.pooler_output))  # (B·N, D) → (B·N, 1)
@@ -287,7 +291,7 @@ class BertForQuestionAnswering(BertWithHead):
     def __init__(self, config: BertConfig, attention: str = "sdpa") -> None:
         super().__init__(config, attention)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.initialise(self.qa_outputs)
+        initialise(self.qa_outputs, config.initializer_range)
 
     def forward(  # type: ignore[override]  # two logits, two kinds of labels
         self,
@@ -378,7 +382,7 @@ def model_class(folder: Path) -> type[Pretrained]:
         CheckpointNotFoundError, ConfigError, CheckpointError: as `from_pretrained` does.
     """
     fields = read_object(folder / layout.CONFIG, ConfigError)
-    parts = {usual_name(name).rpartition(".")[0] for name in weights.read(folder)[1]}
+    parts = {canonical_name(name).rpartition(".")[0] for name in weights.read(folder)[1]}
     has_masked_lm, has_next_sentence = "cls.predictions" in parts, "cls.seq_relationship" in parts
     if has_masked_lm and has_next_sentence:
         return BertForPreTraining

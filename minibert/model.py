@@ -26,7 +26,7 @@ from minibert.relative import RelativePositions
 
 
 class Embeddings(nn.Module):
-    """Which word, in which segment, at which place: three vectors per token, added and normalised (BERT, figure 2)."""
+    """Which word, in which segment, at which position: three vectors a token, added and normalised (BERT, figure 2)."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def additive_mask(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor |
 
 
 # Query (B, H, S, W), key and value (B, H, T, W), mask (B, 1, 1, T) or None, dropout probability
-# → context (B, H, S, W) and, from a function that forms them, the attention probabilities (B, H, S, T).
+# → context (B, H, S, W) and, from a function that computes them, the attention probabilities (B, H, S, T).
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
 
 
@@ -87,7 +87,7 @@ def eager_attention(
 def sdpa_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
 ) -> tuple[Tensor, None]:
-    """The same function as one fused operation of PyTorch, which never forms the probabilities.
+    """The same function as one fused operation of PyTorch, which never returns the probabilities.
 
     A row of nothing but padding gets zeros here, and the mean of all values above; both are numbers without meaning.
     """
@@ -194,7 +194,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """L layers of the same form, each reading what the one before it wrote."""
+    """L layers of the same structure, each reading what the one before it wrote."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -233,13 +233,29 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(hidden[:, 0]))  # (B, S, D) → (B, D) → (B, D)
 
 
+def initialise(module: nn.Module, std: float) -> None:
+    """Sets new weights at random, from a normal distribution cut off at two deviations, as BERT's own code does.
+
+    LayerNorm's weights start at 1, every bias and the padding embedding at 0.
+    """
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if isinstance(part, nn.LayerNorm) and name == "weight":
+                nn.init.ones_(parameter)
+            elif name == "bias" or std == 0:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            nn.init.zeros_(part.weight[part.padding_idx])
+
+
 class BertOutput(NamedTuple):
-    """What a `BertModel` returns; by name, or by place as `out[0]`, `out[1]`."""
+    """What a `BertModel` returns; by name, or by position as `out[0]`, `out[1]`."""
 
     last_hidden_state: Tensor  # (B, S, D)
-    pooler_output: (
-        Tensor | None
-    )  # (B, D), None without a pooler; no sentence embedding: use `pooling.mean_pool` for that
+    # (B, D), None without a pooler. It is not a sentence embedding: use `pooling.mean_pool` for that.
+    pooler_output: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None  # L + 1 of (B, S, D): the embeddings, then each layer's output
     attentions: tuple[Tensor, ...] | None = None  # L of (B, H, S, T)
 
@@ -260,17 +276,20 @@ class BertModel(Pretrained):
         ConfigError: an unknown activation or attention, with the names there are.
     """
 
-    optional = ("pooler",)
+    optional = ("pooler",)  # a checkpoint may lack it; the loaded model then has None in its place
+    initialise = staticmethod(initialise)  # for the parameters that a checkpoint lacks
 
     def __init__(self, config: BertConfig, attention: str = "sdpa", add_pooling_layer: bool = True) -> None:
-        super().__init__(config, attention)
-        self.attend = choose(ATTENTION, "attention", attention)
-        if config.position_embedding_type != "absolute":
-            self.attend = eager_attention  # the fused operation is told which keys are visible, not how far they are
+        super().__init__()
+        self.config = config
+        chosen = choose(ATTENTION, "attention", attention)
+        # With relative positions only eager attention will do: the fused operation is told which keys are visible,
+        # not how far away they are.
+        self.attend = chosen if config.position_embedding_type == "absolute" else eager_attention
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
         self.pooler = Pooler(config) if add_pooling_layer else None
-        self.initialise(self)
+        initialise(self, config.initializer_range)
 
     def forward(
         self,
@@ -288,10 +307,10 @@ class BertModel(Pretrained):
             attention_mask: (B, S), 1 for a token and 0 for padding. None means that nothing is padding: the mask is
                 never guessed from the ids.
             token_type_ids: (B, S) segment of each token; None means all 0.
-            position_ids: (B, S) or (1, S) place of each token; None means 0, 1, 2, …
+            position_ids: (B, S) or (1, S) position of each token; None means 0, 1, 2, …
             output_hidden_states: also return the embeddings and every layer's output.
-            output_attentions: also return every layer's attention probabilities. Only eager attention forms them, so
-                it computes this call, whichever was chosen for the model.
+            output_attentions: also return every layer's attention probabilities. Only eager attention computes them,
+                so it is used in this call, whichever was chosen for the model.
 
         Raises:
             InputError: a shape, a type, an id or a length that this model cannot take; the message says which.

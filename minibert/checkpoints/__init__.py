@@ -1,7 +1,8 @@
 """How do weights and words come in, and go out?
 
-`store` finds a checkpoint by its name, `weights` reads its files, `loading` makes parameters of them, by the table of
-names, and `report` says what became of each tensor. Nothing that is imported here needs PyTorch.
+`store` finds a checkpoint by its name, `weights` reads its tensors, and `names` is the table that translates their
+names into ours. By it `loading` turns them into a model's parameters, and `report` tells what became of each. `atomic`
+replaces files so that nobody reads half of one. Nothing that is imported here needs PyTorch.
 """
 
 from minibert.checkpoints.report import LoadReport, TensorReport

@@ -1,11 +1,11 @@
-"""How do files come from the hub?
+"""How are files downloaded from the hub?
 
-Through `huggingface_hub`: its cache, its progress bars, its resumed downloads and its settings (`HF_HOME`,
-`HF_ENDPOINT`, `HF_HUB_OFFLINE` …) are what people know. This room says which files are needed, and what went wrong.
+With `huggingface_hub`: its cache, its progress bars, its resumed downloads and its settings (`HF_HOME`, `HF_ENDPOINT`,
+`HF_HUB_OFFLINE` …) are what people know. This module decides which files are needed, and says what went wrong.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -22,37 +22,29 @@ def fetch(
     local_files_only: bool = False,
     folder: Path | None = None,
 ) -> Path:
-    """Fetches the files of a repository that match a pattern in `files`; of the forms of weights only the best.
+    """Downloads the files of a repository that match a pattern in `files`; of several formats of weights only the best.
 
-    Without a network, the client's cache serves what it has.
+    Without a network, it returns what the client's cache has.
 
     Args:
         revision: a branch, tag or commit.
         token: an access token for private repositories.
         local_files_only: use the cache and never the network.
-        folder: where to put the files; the client's cache when left out.
+        folder: where to put the files; None means the client's cache.
 
     Returns:
         The folder that holds them.
 
     Raises:
-        CheckpointNotFoundError: no such repository or revision, as far as this token may know.
+        CheckpointNotFoundError: there is no such repository or revision, or this token gives no access to it.
         DownloadError: the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    def cached() -> Path:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["config.json"], local_files_only=True))
-
-    try:
+    with _clients_errors_as_ours(name, revision):
         if local_files_only:
-            return cached()
+            return _cached(name, revision)
         try:
             # One request, which fails at once where there is no network; the client's later ones would retry.
             info = HfApi().model_info(name, revision=revision, token=token)
@@ -61,31 +53,50 @@ def fetch(
         except Exception:
             if folder is None:
                 with suppress(LocalEntryNotFoundError):
-                    return cached()
+                    return _cached(name, revision)
             raise
         wanted = needed([sibling.rfilename for sibling in info.siblings or ()], files)
         if folder is None:
             return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, token=token))
-        # By commit: for a branch that it cannot reach, the client would return whatever lies in the folder.
+        # By commit: for a branch that it cannot reach, the client would return whatever is in the folder.
         return Path(snapshot_download(name, revision=info.sha, allow_patterns=wanted, token=token, local_dir=folder))
+
+
+def _cached(name: str, revision: str) -> Path:
+    """The folder of a repository in the client's cache; the client's `LocalEntryNotFoundError` if it has none."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, allow_patterns=[layout.CONFIG], local_files_only=True))
+
+
+@contextmanager
+def _clients_errors_as_ours(name: str, revision: str) -> Iterator[None]:
+    """Turns whatever the client raises into one of our errors, with the next step."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        yield
     except GatedRepoError as error:
         raise DownloadError(
-            f"the hub gives {name} only to those who accepted its terms: do so on its page, then set HF_TOKEN"
+            f"the hub gives {name} only to users who accepted its terms: accept them on its page, then set HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointNotFoundError(f"the hub has no repository {name}; a private one needs HF_TOKEN") from error
     except RevisionNotFoundError as error:
         raise CheckpointNotFoundError(f"the hub has no revision {revision} of {name}") from error
-    except Exception as error:  # from a connection refused to a full disk: the client has no common type for them
+    except Exception as error:  # from a refused connection to a full disk: the client has no common type for them
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DownloadError(f"the hub cannot give {name} ({reason})") from error
+        raise DownloadError(f"the hub could not provide {name} ({reason})") from error
 
 
 def needed(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Of a repository's files those that match a pattern; of its weights only the best of `layout.WEIGHTS`."""
+    """Returns those of a repository's files that match a pattern; of its weights only the best format.
+
+    `layout.WEIGHTS` lists the formats, the best first.
+    """
     names = list(names)
-    best = next((form for form in layout.WEIGHTS if form in names), None)
-    others = [pattern for form, shards in layout.WEIGHTS.items() if form != best for pattern in (form, shards)]
+    best = next((weights for weights in layout.WEIGHTS if weights in names), None)
+    others = [pattern for weights, shards in layout.WEIGHTS.items() if weights != best for pattern in (weights, shards)]
     return [
         name
         for name in names

@@ -1,4 +1,4 @@
-"""How is a JSON file read that may hold anything?"""
+"""How is a JSON file read if it may hold anything?"""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ LARGEST = 256 << 20  # bytes; a tokenizer.json of a hundred thousand tokens has 
 
 
 def read_object(file: Path, error: type[MinibertError]) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Reads the JSON object in a file.
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        error: the file cannot be read, is no JSON, or holds something other than an object.
+        error: the file cannot be read, is not JSON, or holds something other than an object.
     """
     fields = _read(file, error)
     if not isinstance(fields, dict):
@@ -23,7 +23,7 @@ def read_object(file: Path, error: type[MinibertError]) -> dict[str, Any]:
 
 
 def read_objects(file: Path, error: type[MinibertError]) -> list[dict[str, Any]]:
-    """The JSON objects of a list in a file. Raises as `read_object` does."""
+    """Reads a file that holds a list of JSON objects. Raises the errors of `read_object`."""
     items = _read(file, error)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise error(f"{file} must hold a JSON list of objects")
@@ -39,5 +39,5 @@ def _read(file: Path, error: type[MinibertError]) -> Any:
     except (OSError, ValueError, RecursionError) as problem:
         raise error(f"{file} cannot be read as JSON: {problem}") from None
     if size > LARGEST:
-        raise error(f"{file} has {size:,} bytes, and more than {LARGEST:,} are no settings")
+        raise error(f"{file} must have at most {LARGEST:,} bytes, got {size:,}: it is not a file of settings")
     return content

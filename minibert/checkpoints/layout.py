@@ -1,10 +1,10 @@
-"""Which files does a checkpoint consist of? Their names, and nothing that needs PyTorch."""
+"""What are a checkpoint's files called? Nothing here needs PyTorch."""
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 
-# Each format of weights: its file, and the pattern of the shards that go with it. The first that is there is read.
+# The formats of weights: a file, and the pattern of the shards that belong to it. The first that a folder has is read.
 WEIGHTS = {
     SAFETENSORS: "",
     f"{SAFETENSORS}.index.json": "model-*.safetensors",

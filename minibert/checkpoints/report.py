@@ -11,14 +11,14 @@ Status = Literal["used", "renamed", "tied", "ignored", "new"]
 
 @dataclass(frozen=True)
 class TensorReport:
-    """The story of one tensor.
+    """What became of one tensor of a file, or where one parameter's values came from.
 
     Attributes:
         name: its name in the file; None for a parameter that the file does not have.
-        parameter: the parameter of ours that it became; None if it became none.
+        parameter: our name of the parameter that it became; None if it did not become one.
         shape, dtype: of the tensor, or of the new parameter.
-        status: "used" under the usual name; "renamed" from another dialect; "tied": a second copy of a parameter, and
-            equal to it; "ignored"; or "new": not in the file, started at random.
+        status: "used" under its canonical name; "renamed" from another naming scheme; "tied": a second, equal copy of a
+            parameter; "ignored"; or "new": not in the file, started at random.
         reason: why it was renamed, tied, ignored or new.
     """
 
@@ -34,11 +34,12 @@ class TensorReport:
 class LoadReport:
     """What `from_pretrained` did: `print(model.load_report)` in short, `print(model.load_report.table())` in full."""
 
-    source: str
-    model: str
-    tensors: tuple[TensorReport, ...]
+    source: str  # the weights file, or the index of its shards
+    model: str  # the name of the model's class
+    tensors: tuple[TensorReport, ...]  # an entry for every tensor of the file, then one for every new parameter
 
     def with_status(self, status: Status) -> list[TensorReport]:
+        """Returns the entries of one status, in the report's order."""
         return [tensor for tensor in self.tensors if tensor.status == status]
 
     def __str__(self) -> str:
@@ -49,9 +50,9 @@ class LoadReport:
         return "\n".join(lines)
 
     def table(self) -> str:
-        """A row for every tensor of the file and every parameter of the model."""
+        """Returns a table with a row for each entry."""
         rows = [["tensor in the file", "parameter", "shape", "dtype", "status", "reason"]]
-        for each in self.tensors:
-            shape = " × ".join(map(str, each.shape))
-            rows.append([each.name or "–", each.parameter or "–", shape, each.dtype, each.status, each.reason])
+        for entry in self.tensors:
+            shape = " × ".join(map(str, entry.shape))
+            rows.append([entry.name or "–", entry.parameter or "–", shape, entry.dtype, entry.status, entry.reason])
         return table(rows)

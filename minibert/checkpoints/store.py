@@ -1,11 +1,11 @@
 """Where do checkpoint files come from?
 
-A name such as `sentence-transformers/all-MiniLM-L6-v2` is looked for in three places, the first that has it wins:
-    1. a folder of that path;
-    2. the store: `$MINIBERT_WEIGHTS`, else `weights/` when minibert runs from a checkout, else `~/.cache/minibert`;
-    3. the hub; see `hub.py`.
-`download` brings a checkpoint into the store. The catalogue pins, for the checkpoints we know, the revision and the
-sha256 of every file, and names the Python package that carries the files where there is one.
+A name such as `sentence-transformers/all-MiniLM-L6-v2` is looked up in this order:
+    1. as the path of a folder;
+    2. in the store: `$MINIBERT_WEIGHTS`, else `weights/` if minibert runs from a checkout, else `~/.cache/minibert`;
+    3. on the hub; see `hub.py`.
+`download` brings a checkpoint into the store. For the checkpoints we know, the catalogue pins the revision and the
+sha256 of every file; if a Python package contains the files, it names the package.
 """
 
 import difflib
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minibert.checkpoints import hub, layout
+from minibert.checkpoints.atomic import replace_folder, restore_folder
 from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, MinibertError, StoreError
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
@@ -32,28 +33,28 @@ DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Package:
-    """A Python package that carries a checkpoint; its files are read, its code is never run."""
+    """A Python package that contains a checkpoint. Its files are read; its code is never run."""
 
-    requirement: str
-    folder: str
-    megabytes: int
+    requirement: str  # for pip, with the version
+    folder: str  # of the checkpoint, inside the package
+    megabytes: int  # to download
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the catalogue knows of one checkpoint."""
+    """An entry of the catalogue."""
 
     name: str
     description: str = "not in the catalogue"
     licence: str = "unknown"
-    revision: str | None = "main"  # None: it is not on the hub
+    revision: str | None = "main"  # on the hub; None means that it is not there
     package: Package | None = None
-    sha256: dict[str, str] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)  # of each file, by its name
 
 
 @functools.cache
 def catalogue() -> dict[str, Checkpoint]:
-    """The checkpoints we know, by name."""
+    """Returns the checkpoints we know, by name."""
     entries = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
     packages = {name: entry.pop("package", None) for name, entry in entries.items()}
     return {
@@ -63,7 +64,7 @@ def catalogue() -> dict[str, Checkpoint]:
 
 
 def store_folder() -> Path:
-    """The folder that `download` writes to and names are looked up in."""
+    """Returns the folder that `download` writes to and names are looked up in."""
     chosen = os.environ.get("MINIBERT_WEIGHTS")
     if chosen:
         return Path(chosen).expanduser()
@@ -81,26 +82,27 @@ def resolve(
     token: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder that holds a checkpoint's files.
+    """Returns the folder that holds a checkpoint's files, and downloads them to the hub's cache if it has to.
 
     Args:
         name_or_folder: a folder, or a name as on the hub: `bert-base-uncased`, `org/name`.
-        files: file names or patterns to take from the hub if it comes to that.
-        revision: a branch, tag or commit on the hub; naming one passes over the store. The default is the catalogue's
-            pinned commit, or `main` for a checkpoint that it does not know.
+        files: names or patterns of the files that are needed, for a download.
+        revision: a branch, tag or commit on the hub; the store is then ignored. The default is the commit that the
+            catalogue pins, or `main` for a checkpoint that is not in it.
         token: the hub's access token for private repositories.
         local_files_only: never go to the network.
 
     Raises:
-        CheckpointNotFoundError: no folder, store entry or repository of that name.
-        DownloadError: the hub cannot be reached or refuses.
+        CheckpointNotFoundError: no folder, store entry or repository has that name.
+        DownloadError: the hub cannot be reached, or refuses.
     """
     name = os.fspath(name_or_folder)
     try:
         folder = Path(name).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a null character
-        raise CheckpointNotFoundError(f"{reprlib.repr(name)} is no folder and no name ({error})") from None
+        got = f"{reprlib.repr(name)} ({error})"
+        raise CheckpointNotFoundError(f"name_or_folder must be a folder or a checkpoint's name, got {got}") from None
     if name and is_folder:
         return folder
     if is_file:
@@ -111,10 +113,10 @@ def resolve(
         return stored
     known = catalogue().get(name, Checkpoint(name))
     revision = revision or known.revision
-    where = f"{name} is no folder, and not in the store {store_folder()}"
+    where = f"{name} is neither a folder nor in the store {store_folder()}"
     advice = "copy it into the store, or try again with a network"
     if known.package:
-        advice = f"run 'minibert download {name}', which takes it from the package {known.package.requirement}"
+        advice = f"run 'minibert download {name}', which gets it from the package {known.package.requirement}"
     if revision is None:
         raise CheckpointNotFoundError(f"{where}: {advice}")
     try:
@@ -126,13 +128,13 @@ def resolve(
 def download(name: str) -> Path:
     """Brings a checkpoint into the store and returns its folder.
 
-    A checkpoint of the catalogue is checked file by file against the pinned sha256, also when it is there already.
-    What is in the store is replaced only by a complete and verified download; an interrupted one is taken up again.
-    A checkpoint that the catalogue does not pin is fetched once: to fetch it anew, delete its folder.
+    Each file of a checkpoint in the catalogue is checked against the pinned sha256, even if it is in the store already.
+    A folder in the store is replaced only by a complete and verified download; an interrupted download is resumed.
+    A checkpoint that the catalogue does not pin is downloaded once: to download it again, delete its folder.
 
     Raises:
-        CheckpointNotFoundError: the hub has no repository of that name, or no model in it.
-        DownloadError: no source could be reached; the message has each one's reason.
+        CheckpointNotFoundError: the hub has no repository of that name, or there is no model in it.
+        DownloadError: no source could be reached; the message gives the reason for each.
         ChecksumError: a file is not the one that the catalogue pins.
         StoreError: the store cannot be written to.
     """
@@ -140,14 +142,14 @@ def download(name: str) -> Path:
     checkpoint = catalogue().get(name, Checkpoint(name))
     target = store_folder() / name
     try:
-        if _is_whole(target, checkpoint):  # asked before anything is written: a store may be read-only
+        if _is_complete(target, checkpoint):  # before anything is written: a store may be read-only
             return target
         return _download(checkpoint, target)
     except MinibertError:
         raise
     except OSError as error:
         raise StoreError(
-            f"cannot write to the store {store_folder()} ({error}): set MINIBERT_WEIGHTS to a folder"
+            f"cannot write to the store {store_folder()} ({error}): set MINIBERT_WEIGHTS to a folder of your own"
         ) from error
 
 
@@ -157,35 +159,41 @@ def _download(checkpoint: Checkpoint, target: Path) -> Path:
     incoming = store_folder() / ".incoming" / checkpoint.name.replace("/", "--")
     incoming.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(Path(f"{incoming}.lock")):
-        _recover(incoming, target)
-        if _is_whole(target, checkpoint):  # somebody else was faster
+        restore_folder(incoming, target)
+        if _is_complete(target, checkpoint):  # another process was faster
             return target
         _fetch(checkpoint, incoming)
-        wrong = wrong_files(incoming, checkpoint)
-        if wrong:
-            for file in wrong:  # what is right stays, for the next try
-                (incoming / file).unlink(missing_ok=True)
-            raise ChecksumError(
-                f"{checkpoint.name}: {', '.join(wrong)} is not the file that the catalogue pins (sha256 differs, or it "
-                "is missing); nothing was installed. Try again; if it stays so, the source has changed"
-            )
-        if not _is_whole(incoming, checkpoint):
-            raise CheckpointNotFoundError(
-                f"{checkpoint.name} has no config.json or no weights: it is not a checkpoint of a BERT"
-            )
-        _install(incoming, target)
+        _check_files(incoming, checkpoint)
+        shutil.rmtree(incoming / ".cache", ignore_errors=True)  # the hub client's notes on a partial download
+        replace_folder(incoming, target)
     return target
 
 
-def _is_whole(folder: Path, checkpoint: Checkpoint) -> bool:
-    """Is there all that is pinned; or, where nothing is, all that a checkpoint needs?"""
+def _is_complete(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a folder has all files that are pinned; if none is, all files that a checkpoint needs."""
     if checkpoint.sha256:
         return not wrong_files(folder, checkpoint)
-    return (folder / "config.json").is_file() and any((folder / form).is_file() for form in layout.WEIGHTS)
+    return (folder / layout.CONFIG).is_file() and any((folder / file).is_file() for file in layout.WEIGHTS)
+
+
+def _check_files(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raises an error unless a download is complete and correct. Files that are wrong are deleted, the others stay."""
+    wrong = wrong_files(folder, checkpoint)
+    if wrong:
+        for file in wrong:
+            (folder / file).unlink(missing_ok=True)
+        raise ChecksumError(
+            f"{checkpoint.name}: {', '.join(wrong)} is not the file that the catalogue pins (its sha256 differs, or it "
+            "is missing); nothing was installed. Try again; if it fails again, the source has changed"
+        )
+    if not _is_complete(folder, checkpoint):
+        raise CheckpointNotFoundError(
+            f"{checkpoint.name} has no config.json or no weights: it is not a checkpoint of a BERT"
+        )
 
 
 def wrong_files(folder: Path, checkpoint: Checkpoint) -> list[str]:
-    """The pinned files that `folder` lacks or has with another sha256."""
+    """Returns the pinned files that are missing in a folder, or have a different sha256."""
     return [
         file
         for file, expected in checkpoint.sha256.items()
@@ -194,7 +202,7 @@ def wrong_files(folder: Path, checkpoint: Checkpoint) -> list[str]:
 
 
 def sha256(file: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
+    """Returns the sha256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -203,11 +211,11 @@ def sha256(file: Path) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuses what can be no repository name: absolute paths, `..`, anything that could leave the store."""
+    """Raises an error for an invalid repository name: an absolute path, `..`, anything that could leave the store."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name, re.ASCII):
         missing = "" if Path(name).exists() else ", and there is no such folder"
         raise CheckpointNotFoundError(
-            f"{name!r} is no checkpoint name of the form 'name' or 'organisation/name'{missing}{_guess(name)}"
+            f"a checkpoint's name must be 'name' or 'organisation/name', got {name!r}{missing}{_guess(name)}"
         )
 
 
@@ -231,14 +239,14 @@ def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
-    """Unpacks `files` from the package into `folder`; pip does the download, nothing is installed.
+    """Unpacks `files` from a package into `folder`. pip downloads the package and installs nothing.
 
     Raises:
-        DownloadError: pip cannot get the package, or a file is not in it.
+        DownloadError: pip cannot download the package, or a file is not in it.
     """
     with tempfile.TemporaryDirectory() as wheels:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", wheels]
-        on_screen = sys.stderr.isatty()  # pip's own progress bar, where somebody can see it
+        on_screen = sys.stderr.isatty()  # pip then shows its own progress bar
         done = subprocess.run(
             [*command, package.requirement],
             stdout=sys.stderr if on_screen else subprocess.PIPE,
@@ -261,27 +269,11 @@ def fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
                     raise DownloadError(f"{package.requirement} has no {package.folder}/{file}") from None
 
 
-def _install(incoming: Path, target: Path) -> None:
-    """Moves a complete folder into its place; the old one, if any, stays until the new one is there."""
-    shutil.rmtree(incoming / ".cache", ignore_errors=True)  # the hub client's notes on a partial download
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        target.rename(f"{incoming}.old")
-    try:
-        incoming.rename(target)
-    finally:
-        _recover(incoming, target)
-
-
-def _recover(incoming: Path, target: Path) -> None:
-    """Puts back what an interrupted `_install` had moved away, or lets it go if the new one is there."""
-    old = Path(f"{incoming}.old")
-    if old.exists() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _guess(name: str) -> str:
-    close = difflib.get_close_matches(name, [*catalogue(), *(known.rpartition("/")[2] for known in catalogue())], n=1)
-    full = [known for known in catalogue() if close and known.endswith(close[0]) and known != name]
-    return f"; did you mean {full[0]}?" if full else ""
+    """Returns "; did you mean …?" with the closest name in the catalogue; a name may lack its organisation."""
+    full_names = {known: known for known in catalogue()}
+    full_names |= {known.rpartition("/")[2]: known for known in catalogue()}
+    close = difflib.get_close_matches(name, full_names, n=1)
+    if not close or full_names[close[0]] == name:
+        return ""
+    return f"; did you mean {full_names[close[0]]}?"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minibert.checkpoints import layout, store
-from minibert.checkpoints.loading import checkpoint_name
+from minibert.checkpoints.names import checkpoint_name
 from minibert.errors import ConfigError, MissingPackageError
 from minibert.model import BertModel
 from minibert.show.tables import table

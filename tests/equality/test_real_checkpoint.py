@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from support.dialects import accounts_for_all
+from support.checkpoint_files import accounts_for_all
 from support.texts import SIX
 
 from minibert import BertModel, BertTokenizer, mean_pool
 from minibert.checkpoints import weights
-from minibert.checkpoints.loading import checkpoint_name
+from minibert.checkpoints.names import checkpoint_name
 
 BATCHES: dict[str, dict] = {
     "single": {"text": SIX[0]},

@@ -183,7 +183,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[MinibertError], str]] =
     "damaged weights": (
         lambda folder: (folder / "2_Dense" / "model.safetensors").write_bytes(b"junk"),
         CheckpointError,
-        "is damaged or no safetensors file",
+        "is damaged or not a safetensors file",
     ),
     "a step that does not fit its input": (
         lambda folder: edit_json(folder / "1_Pooling/config.json", pooling_mode=["mean", "cls"]),

@@ -9,7 +9,8 @@ from support.models import SMALL
 from torch import Tensor, nn
 
 import minibert
-from minibert.checkpoints.loading import Pretrained, parameter_name
+from minibert.checkpoints.loading import Pretrained
+from minibert.checkpoints.names import parameter_name
 
 CONFIG = dataclasses.replace(SMALL, num_labels=3, id2label=("O", "PER", "LOC"))
 B, S, N = 3, 7, 4  # rows, tokens, choices

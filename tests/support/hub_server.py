@@ -1,4 +1,4 @@
-"""A server on loopback that speaks as much of the hub's protocol as downloading takes, and can be made to fail."""
+"""A server on loopback that speaks the part of the hub's protocol that downloads need, and can be made to fail."""
 
 import hashlib
 import json
@@ -18,11 +18,12 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         commit: the commit that `main` is at.
-        status: the answer to every request, in place of the right one.
-        token: what a request must show.
-        cut: a file name, and after how many bytes the connection breaks when it is first asked for.
+        status: the HTTP status of every answer; 0 means the correct one.
+        token: the access token that a request must have; "" means none.
+        cut: a file name, and the number of bytes after which the connection breaks when it is first requested.
         stall: the same, but the connection stays open and silent.
-        requests: what was asked, with the range if only a part was.
+        stalled: set when a connection has stalled.
+        requests: the requests so far, with the range if only a part of a file was requested.
     """
 
     daemon_threads = True

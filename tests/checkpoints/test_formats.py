@@ -1,4 +1,4 @@
-"""Every shape of file that BERTs come in: it loads, equals its reference, and the report accounts for all of it."""
+"""Every format and naming scheme that BERTs are stored in: each loads, equals its reference, and is accounted for."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from support.dialects import (
+from support.checkpoint_files import (
     IDS,
     MASK,
     accounts_for_all,
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def equal_to_transformers(folder: Path, name: str, reference: Path | None = None) -> Pretrained:
-    """Loads both, puts both sides' numbers at addresses that are aligned alike, and compares every output."""
+    """Loads both, copies the parameters of both to addresses that are aligned alike, and compares every output."""
     ours = getattr(minibert, name).from_pretrained(folder)
     theirs = getattr(transformers, name).from_pretrained(reference or folder)
     for model in (ours, theirs):
@@ -64,7 +64,7 @@ def equal_to_transformers(folder: Path, name: str, reference: Path | None = None
     return ours
 
 
-def of_no_bert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def not_of_a_bert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, "projection.weight": torch.zeros(3, 3), "gamma": torch.zeros(1)}
 
 
@@ -76,7 +76,7 @@ def in_half(dtype: torch.dtype) -> Callable[[dict[str, Tensor]], dict[str, Tenso
     return halve
 
 
-CHANGES = [dict, gamma_and_beta, both_biases, other_bias, position_ids, of_no_bert]
+CHANGES = [dict, gamma_and_beta, both_biases, other_bias, position_ids, not_of_a_bert]
 HALVES = [in_half(torch.float16), in_half(torch.bfloat16)]
 
 
@@ -125,7 +125,7 @@ def test_a_base_model_without_prefix_gives_a_head_what_it_has(folder: Path) -> N
     with pytest.warns(NewParametersWarning, match=r"classifier\.weight, classifier\.bias are not in .*: train them"):
         model = BertForSequenceClassification.from_pretrained(folder, num_labels=5)
     accounts_for_all(model, weights.read(folder)[1])
-    assert [story.parameter for story in model.load_report.with_status("new")] == [
+    assert [entry.parameter for entry in model.load_report.with_status("new")] == [
         "classifier.weight",
         "classifier.bias",
     ]
@@ -145,7 +145,7 @@ def test_loading_is_silent(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("prefix", [True, False], ids=["with prefix", "without"])
 def test_no_pooler(folder: Path, prefix: bool) -> None:
-    """Embedding and named-entity models have none. What needs one gets a new one, what does not goes without."""
+    """As in embedding and named-entity models. A model that needs a pooler gets a new one, others have none."""
     rewrite(folder, lambda tensors: {n: t for n, t in tensors.items() if "pooler" not in n and "seq_rel" not in n})
     if not prefix:
         rewrite(folder, no_prefix)
@@ -161,9 +161,9 @@ def test_no_pooler(folder: Path, prefix: bool) -> None:
         BertForSequenceClassification.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("form", [layout.SAFETENSORS, layout.PICKLE])
-def test_shards(folder: Path, form: str) -> None:
-    shard(folder, form)
+@pytest.mark.parametrize("name", [layout.SAFETENSORS, layout.PICKLE])
+def test_shards(folder: Path, name: str) -> None:
+    shard(folder, name)
     equal_to_transformers(folder, "BertForPreTraining")
 
 
@@ -181,7 +181,7 @@ def test_safetensors_before_pickles(folder: Path) -> None:
 
 
 class Runs:
-    """What a hostile pickle holds."""
+    """What a hostile pickle contains."""
 
     def __reduce__(self):  # pragma: no cover - the point is that it never happens
         return Path.write_text, (Path("pwned"), "code ran")
@@ -192,11 +192,11 @@ class Runs:
     [
         (Runs(), "holds more than tensors, which is refused"),
         ({"bert.pooler.dense.weight": Runs()}, "holds more than tensors, which is refused"),
-        ([1, 2], "holds a list, not tensors by name"),
-        ({"state_dict": {"weight": torch.zeros(1)}}, "holds 'state_dict', a dict, where a tensor is expected"),
-        ({1: torch.zeros(1)}, "holds 1, a Tensor, where"),
-        ({"x": torch.zeros(2, 2).to_sparse()}, "x is not stored as plain numbers"),
-        ({"x": torch.zeros(1).expand(10**12)}, r"x of shape \(1000000000000,\) has not that many numbers behind it"),
+        ([1, 2], "must hold tensors by name, got a list"),
+        ({"state_dict": {"weight": torch.zeros(1)}}, "must hold tensors by name, got a dict for 'state_dict'"),
+        ({1: torch.zeros(1)}, "must hold tensors by name, got a Tensor for 1"),
+        ({"x": torch.zeros(2, 2).to_sparse()}, "x must be stored as plain numbers"),
+        ({"x": torch.zeros(1).expand(10**12)}, r"x has shape \(1000000000000,\), but fewer numbers in the file"),
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -212,7 +212,7 @@ def test_a_pickle_runs_no_code(
 
 
 @pytest.mark.parametrize(
-    "place",
+    "shard_name",
     [
         "../elsewhere.safetensors",
         "/etc/passwd",
@@ -224,12 +224,12 @@ def test_a_pickle_runs_no_code(
         "\0",
     ],
 )
-def test_an_index_cannot_point_out_of_its_folder(folder: Path, place: str) -> None:
+def test_an_index_cannot_point_out_of_its_folder(folder: Path, shard_name: str) -> None:
     shutil.copy(folder / layout.SAFETENSORS, folder.parent / "elsewhere.safetensors")
     (folder / layout.SAFETENSORS).unlink()
     index = folder / f"{layout.SAFETENSORS}.index.json"
-    index.write_text(json.dumps({"weight_map": {"embeddings.word_embeddings.weight": place}}))
-    with pytest.raises(CheckpointError, match=r"only \.safetensors files in its own folder are read"):
+    index.write_text(json.dumps({"weight_map": {"embeddings.word_embeddings.weight": shard_name}}))
+    with pytest.raises(CheckpointError, match=r"must name \.safetensors files in its own folder, got"):
         BertModel.from_pretrained(folder)
 
 
@@ -237,29 +237,29 @@ def test_an_index_that_is_wrong(folder: Path) -> None:
     shard(folder, layout.SAFETENSORS)
     index = folder / f"{layout.SAFETENSORS}.index.json"
     right = index.read_text()
-    places = json.loads(right)["weight_map"]
+    weight_map = json.loads(right)["weight_map"]
     name = "bert.pooler.dense.bias"
-    places[name] = next(place for place in places.values() if place != places[name])
-    index.write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(CheckpointError, match=r"has no bert\.pooler\.dense\.bias, which model\.safetensors\.index"):
+    weight_map[name] = next(other for other in weight_map.values() if other != weight_map[name])
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"has no bert\.pooler\.dense\.bias, although model\.safetensors\.index"):
         BertModel.from_pretrained(folder)
     index.write_text(right)
     next(folder.glob("model-00002*")).unlink()
-    with pytest.raises(CheckpointNotFoundError, match=r"names the file model-00002-of-00002\.safetensors, and it is"):
+    with pytest.raises(CheckpointNotFoundError, match=r"names the file model-00002-of-00002\.safetensors, which is"):
         BertModel.from_pretrained(folder)
     for content in ({}, {"weight_map": []}, {"weight_map": {"x": 1}}):
         index.write_text(json.dumps(content))
-        with pytest.raises(CheckpointError, match="has no weight_map from tensors to files"):
+        with pytest.raises(CheckpointError, match="must have a weight_map from tensors to files"):
             BertModel.from_pretrained(folder)
 
 
 def test_two_copies_that_differ(folder: Path) -> None:
     rewrite(folder, lambda tensors: {**both_biases(tensors), "cls.predictions.decoder.weight": torch.zeros(40, 16)})
-    with pytest.raises(CheckpointError, match="are one parameter, and differ"):
+    with pytest.raises(CheckpointError, match="are one parameter, but differ"):
         BertForMaskedLM.from_pretrained(folder)
 
 
-def test_half_a_head_is_no_head(folder: Path) -> None:
+def test_half_a_head_is_refused(folder: Path) -> None:
     rewrite(folder, lambda tensors: {n: t for n, t in tensors.items() if n != "cls.predictions.transform.dense.bias"})
     with pytest.raises(CheckpointError, match=r"cls\.predictions\.transform\.dense\.bias is missing"):
         BertForMaskedLM.from_pretrained(folder)
@@ -284,15 +284,15 @@ def test_every_head_is_written_read_and_recognised(name: str, named: bool, tmp_p
         assert torch.equal(tensor, tensors[key])
 
 
-def test_an_untied_decoder_is_no_matter_of_a_model_without_one(folder: Path) -> None:
+def test_a_model_without_a_decoder_ignores_an_untied_one(folder: Path) -> None:
     rewrite(folder, lambda tensors: {**both_biases(tensors), "cls.predictions.decoder.weight": torch.zeros(40, 16)})
     model = equal_to_transformers(folder, "BertModel")
-    story = next(story for story in model.load_report.tensors if story.name == "cls.predictions.decoder.weight")
-    assert (story.status, story.reason) == ("ignored", "of a head that BertModel does not have")
+    entry = next(entry for entry in model.load_report.tensors if entry.name == "cls.predictions.decoder.weight")
+    assert (entry.status, entry.reason) == ("ignored", "of a head that BertModel does not have")
 
 
 def test_the_tensors_say_which_heads_there_are(folder: Path) -> None:
-    """Not the config, which may name a class that has no place for all of them, or a head that is not there."""
+    """Not the config, which may name a class that lacks some of them, or a head that is not there."""
     fields = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**fields, "architectures": ["BertForMaskedLM"]}))
     assert model_class(folder) is BertForPreTraining
@@ -303,7 +303,7 @@ def test_the_tensors_say_which_heads_there_are(folder: Path) -> None:
 
 
 def test_new_parameters_are_the_same_for_the_same_seed(folder: Path) -> None:
-    """In another process, too: nothing hangs on the order of a set."""
+    """In another process, too: nothing depends on the order of a set."""
     rewrite(folder, no_prefix)
     code = (
         "import sys, torch, warnings; warnings.simplefilter('ignore'); torch.manual_seed(0); import minibert; "
@@ -324,7 +324,7 @@ def test_new_parameters_are_the_same_for_the_same_seed(folder: Path) -> None:
 
 
 def test_a_pickle_cannot_multiply_memory(folder: Path) -> None:
-    """Many tensors over one stretch of memory are many times the file once they are converted or trained."""
+    """Many tensors that share memory take many times the file's size once they are converted or trained."""
     (folder / layout.SAFETENSORS).unlink()
     stretch = torch.zeros(50_000)
     torch.save({f"x{number}": stretch for number in range(5)}, folder / layout.PICKLE)

@@ -1,4 +1,4 @@
-"""The names and files that one and the same BERT comes in."""
+"""The names and file formats in which the same BERT can be stored."""
 
 import json
 from collections.abc import Callable
@@ -21,14 +21,14 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor
 
 
 def accounts_for_all(model: Pretrained, tensors: dict[str, Tensor]) -> None:
-    stories = model.load_report.tensors
-    assert sorted(story.name for story in stories if story.name) == sorted(tensors)
-    ours = {story.parameter for story in stories if story.status in ("used", "renamed", "new")}
+    entries = model.load_report.tensors
+    assert sorted(entry.name for entry in entries if entry.name) == sorted(tensors)
+    ours = {entry.parameter for entry in entries if entry.status in ("used", "renamed", "new")}
     assert ours == {name for name, _ in model.named_parameters()}
-    for story in stories:
-        assert (story.status == "used") == (story.reason == ""), story
+    for entry in entries:
+        assert (entry.status == "used") == (entry.reason == ""), entry
     assert len(str(model.load_report).splitlines()) <= 10
-    assert len(model.load_report.table().splitlines()) == len(stories) + 1
+    assert len(model.load_report.table().splitlines()) == len(entries) + 1
 
 
 def no_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -36,13 +36,14 @@ def no_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def gamma_and_beta(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    def old(name: str) -> str:
+    def tensorflow_name(name: str) -> str:
         return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
-    return {old(name): tensor for name, tensor in tensors.items()}
+    return {tensorflow_name(name): tensor for name, tensor in tensors.items()}
 
 
 def both_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The decoder's bias under both of its names, and the tied decoder itself."""
     bias = tensors["cls.predictions.bias"]
     return {
         **tensors,
@@ -52,6 +53,7 @@ def both_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def other_bias(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The decoder's bias under the name that is not canonical."""
     tensors = both_biases(tensors)
     del tensors["cls.predictions.bias"]
     return tensors
@@ -61,18 +63,18 @@ def position_ids(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, "bert.embeddings.position_ids": torch.arange(512)[None]}
 
 
-def shard(folder: Path, form: str) -> None:
-    """Two shards and their index, in place of the one file."""
+def shard(folder: Path, name: str) -> None:
+    """Replaces the weights file by two shards and their index; `name` is what a single file would be called."""
     tensors = load_file(folder / layout.SAFETENSORS)
     (folder / layout.SAFETENSORS).unlink()
-    stem, ending = form.rsplit(".", 1)
-    places = {}
+    stem, extension = name.rsplit(".", 1)
+    weight_map = {}
     for number, part in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
-        file = folder / f"{stem}-0000{number}-of-00002.{ending}"
+        file = folder / f"{stem}-0000{number}-of-00002.{extension}"
         chosen = {name: tensors[name].clone() for name in part}
-        if ending == "bin":
+        if extension == "bin":
             torch.save(chosen, file)
         else:
             save_file(chosen, file, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, file.name)
-    (folder / f"{form}.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+        weight_map |= dict.fromkeys(part, file.name)
+    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
