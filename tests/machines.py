@@ -122,6 +122,7 @@ def run(face: Face, lessons: bool, arguments: list[str]) -> Result:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="two faces besides the native one, and no lessons")
+    parser.add_argument("--no-lessons", action="store_true", help="leave out the lessons, which take longest")
     parser.add_argument("--face", help="only the faces whose name contains this")
     parser.add_argument("arguments", nargs="*", help="for pytest, after --: -- -n 2 -k similarity")
     options = parser.parse_args()
@@ -132,7 +133,7 @@ def main() -> int:
     print(f"{'face':32} {'passed':>7} {'failed':>7} {'seconds':>8}")
     results = []
     for face in faces:
-        lessons = face.lessons and not options.short
+        lessons = face.lessons and not (options.short or options.no_lessons)
         results.append(run(face, lessons, options.arguments) if can_wear(face) else Result(face))
         print(results[-1].row(), flush=True)
     for result in results:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from support.examples import examples
 from support.texts import SIX
 from torch import nn
 
@@ -84,7 +85,7 @@ def test_published_numbers(encoder) -> None:
     torch.testing.assert_close(encoder.encode("hello world")[:5], published, atol=1e-6, rtol=0)
 
 
-@settings(max_examples=6)
+@examples(6)
 @given(order=st.permutations(range(len(MIXED))), batch_tokens=st.integers(1, 3000))
 def test_any_batching_is_within_a_millionth(encoder, theirs, order: list[int], batch_tokens: int) -> None:
     if not hasattr(test_any_batching_is_within_a_millionth, "expected"):
