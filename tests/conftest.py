@@ -18,11 +18,15 @@ from minibert import BertConfig, BertModel, BertTokenizer
 from minibert.checkpoints import store
 
 transformers.utils.logging.disable_progress_bar()
-settings.register_profile("ci", deadline=None, derandomize=True)  # the same examples in every run
-settings.register_profile(
-    "long", deadline=None, max_examples=2000, print_blob=True
-)  # make test-long: new ones each time
+# The same examples in every run; and for `make test-long` many more, new ones each time.
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the lessons first, which take longest: then no worker waits at the end for another."""
+    items.sort(key=lambda item: item.path.name != "test_lessons.py")
 
 
 def real(name: str) -> Path:
