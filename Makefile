@@ -21,7 +21,7 @@ test: checkpoint data  ## the whole test suite
 test-long: checkpoint data  ## the property tests with twenty times as many examples, new ones each time
 	$(BIN)/python -m pytest $(WORKERS) -m 'hypothesis and not hub' --hypothesis-profile=long
 
-test-machines: checkpoint data  ## the tests as other processors would run them, and a table; an hour
+test-machines: checkpoint data  ## the tests as other processors would run them, and a table; half an hour
 	$(BIN)/python tests/machines.py
 
 test-hub: $(SETUP)  ## the published numbers of checkpoints that only the hub has; needs a network

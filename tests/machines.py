@@ -37,7 +37,7 @@ EXACT = [
     "test_tokenizer.py",
     "test_vocabularies.py",
 ]
-SLOW = ["checkpoints", "cli"]
+SLOW = ["checkpoints", "cli", "sentences/test_corpus.py"]
 # A worker for each core. Each has as many threads as the face says, and those without work sleep instead of waiting
 # busily, because the cores are taken.
 WORKERS = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
