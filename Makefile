@@ -4,16 +4,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/setup-done
 
-.PHONY: help demo test test-hub lessons bench lint clean checkpoint data
+# A worker for each core, with a thread each (tests/conftest.py); one that has nothing left takes over from another.
+WORKERS := -n logical --maxprocesses 4 --dist worksteal
+
+.PHONY: help demo test test-long test-machines test-hub lessons bench lint clean checkpoint data
 
 help:  ## list the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: checkpoint  ## load the default checkpoint, show what it does, compare it with transformers
 	@$(BIN)/minibert demo
 
 test: checkpoint data  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
+
+test-long: checkpoint data  ## the property tests with twenty times as many examples, new ones each time
+	$(BIN)/python -m pytest $(WORKERS) -m 'hypothesis and not hub' --hypothesis-profile=long
+
+test-machines: checkpoint data  ## the tests as other processors would run them, and a table; half an hour
+	$(BIN)/python tests/machines.py
 
 test-hub: $(SETUP)  ## the published numbers of checkpoints that only the hub has; needs a network
 	HF_HUB_OFFLINE=0 $(BIN)/python -m pytest -m hub

@@ -1,6 +1,9 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test but the hub's needs a network
+# Before PyTorch is imported. Numbers depend on the number of threads, and left alone PyTorch may choose a different one
+# in the next process: here every process that a test starts has the same. A worker of pytest-xdist has a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count() or 1))
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +18,15 @@ from minibert import BertConfig, BertModel, BertTokenizer
 from minibert.checkpoints import store
 
 transformers.utils.logging.disable_progress_bar()
-settings.register_profile("minibert", deadline=None, derandomize=True)
-settings.load_profile("minibert")
+# The same examples in every run; and for `make test-long` many more, new ones each time.
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the lessons first, which take longest: then no worker waits at the end for another."""
+    items.sort(key=lambda item: item.path.name != "test_lessons.py")
 
 
 def real(name: str) -> Path:

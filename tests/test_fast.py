@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.texts import SIX
 from torch import nn
 
@@ -38,7 +39,7 @@ def assert_same(model: BertModel, texts: list[list[int]], within: float = 1e-12)
         torch.testing.assert_close(ours, expected, atol=within, rtol=0)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), seed=st.integers(0, 99))
 def test_any_lengths_in_any_order(lengths: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from real_data import read_vocabulary
+from support.examples import examples
 
 from minibert import BertTokenizer
 
@@ -111,7 +112,7 @@ def test_thousands_of_random_lines(pair: tuple) -> None:
     assert assert_same(pair, lines) > 900
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(texts=st.lists(st.text(max_size=40), max_size=4))
 def test_any_text(pair: tuple, texts: list[str]) -> None:
     assert_same(pair, texts)

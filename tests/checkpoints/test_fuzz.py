@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from support.examples import examples
 
 from minibert import BertConfig, BertForPreTraining, BertModel, BertTokenizer
 from minibert.checkpoints import layout
@@ -27,7 +28,7 @@ TINY = BertConfig(
     intermediate_size=6,
     max_position_embeddings=8,
 )
-many = settings(max_examples=150, deadline=5000)  # milliseconds for one case
+many = examples(150, deadline=5000)  # milliseconds for one case
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([0, 1, 2, 10**30]),
@@ -192,7 +193,7 @@ def test_vocabularies(folder: Path, before: bytes, after: bytes, config: Any, te
         pass
 
 
-@settings(max_examples=150, deadline=5000)
+@many
 @given(data=st.data())
 def test_tokenizer_files(folder: Path, checkpoint: Path, data: st.DataObject) -> None:
     whole = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))

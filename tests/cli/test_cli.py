@@ -40,7 +40,7 @@ def test_each_line_of_help_is_whole(arguments: tuple[str, ...]) -> None:
     assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 
-HEAVY = {"torch", "transformers", "matplotlib", "tokenizers", "safetensors", "huggingface_hub", "numpy"}
+HEAVY = {"torch", "transformers", "matplotlib", "tokenizers", "huggingface_hub", "numpy"}
 
 
 @pytest.mark.parametrize(

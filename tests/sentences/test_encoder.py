@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from support.examples import examples
 from support.sentences import edit_json, same_batch
 from support.texts import SIX
 from torch import nn
@@ -75,7 +76,7 @@ def their_vectors(theirs: SentenceTransformer) -> torch.Tensor:
     return theirs.encode(MIXED, convert_to_tensor=True)
 
 
-@settings(max_examples=6)
+@examples(6)
 @given(order=st.permutations(range(len(MIXED))), batch_tokens=st.integers(1, 3000))
 def test_any_batching_is_within_a_millionth(encoder, their_vectors, order: list[int], batch_tokens: int) -> None:
     vectors = encoder.encode([MIXED[number] for number in order], batch_tokens=batch_tokens)
