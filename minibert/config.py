@@ -118,7 +118,7 @@ class BertConfig:
         object.__setattr__(self, "id2label", names)
 
     @property
-    def head_width(self) -> int:
+    def head_size(self) -> int:
         """The head size: W = D / H."""
         return self.hidden_size // self.num_attention_heads
 
@@ -130,14 +130,14 @@ class BertConfig:
         embeddings = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * d + norm
         layer = 4 * (d * d + d) + norm + (d * f + f) + (f * d + d) + norm
         if self.position_embedding_type != "absolute":
-            layer += (2 * self.max_position_embeddings - 1) * self.head_width
+            layer += (2 * self.max_position_embeddings - 1) * self.head_size
         return embeddings + self.num_hidden_layers * layer + (d * d + d)
 
     def summary(self) -> str:
         """The sizes in two lines, to be read: `print(model.config.summary())`."""
         return (
             f"BERT: {self.num_hidden_layers} layers, hidden size {self.hidden_size}, {self.num_attention_heads} heads "
-            f"of size {self.head_width}, feed-forward size {self.intermediate_size} ({self.hidden_act})\n"
+            f"of size {self.head_size}, feed-forward size {self.intermediate_size} ({self.hidden_act})\n"
             f"{self.vocab_size:,} tokens in the vocabulary, at most {self.max_position_embeddings} in a sequence, "
             f"{self.type_vocab_size} segments"
         )

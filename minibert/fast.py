@@ -81,10 +81,10 @@ class PackedLinear:
 class FastLayer:
     """One encoder layer: (N, D) → (N, D)."""
 
-    def __init__(self, layer: nn.Module, head_width: int, activate: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, layer: nn.Module, head_size: int, activate: Callable[[Tensor], Tensor]) -> None:
         assert isinstance(layer, EncoderLayer)
         attention, feed_forward = layer.attention, layer.feed_forward
-        self.head_width = head_width
+        self.head_size = head_size
         self.activate = activate
         self.query_key_value = PackedLinear(attention.query, attention.key, attention.value)
         self.output = PackedLinear(attention.output)
@@ -105,7 +105,7 @@ class FastLayer:
         start = 0
         for count, length in buckets:
             end = start + count * length
-            heads = qkv[start:end].view(count, length, 3, -1, self.head_width)  # (b·S, 3·D) → (b, S, 3, H, W)
+            heads = qkv[start:end].view(count, length, 3, -1, self.head_size)  # (b·S, 3·D) → (b, S, 3, H, W)
             context = F.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4))  # 3 of (b, H, S, W) → (b, H, S, W)
             context = context.transpose(1, 2).flatten(2)  # (b, H, S, W) → (b, S, D)
             contexts[start:end] = context.flatten(0, 1)  # (b, S, D) → (b·S, D)
@@ -132,7 +132,7 @@ class FastBert:
         self.words, self.norm = embeddings.word_embeddings, embeddings.norm
         positions, segments = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
         self.positions = (positions + segments[0]).detach()  # (positions, D)
-        self.layers = [FastLayer(layer, config.head_width, activate) for layer in model.encoder.layers]
+        self.layers = [FastLayer(layer, config.head_size, activate) for layer in model.encoder.layers]
 
     def matches(self, model: BertModel) -> bool:
         """Whether this was created from `model`, and no module or parameter of it has changed since."""

@@ -6,7 +6,7 @@ Read it from top to bottom beside the papers:
 
 Every shape below is written in this alphabet:
     B batch            S sequence: query positions    T sequence: key positions (T = S, kept apart for clarity)
-    D hidden size      H heads                        W width of a head (D = H·W)
+    D hidden size      H heads                        W head size (D = H·W)
     F feed-forward     L layers
 An arrow comment, (B, S, D) → (B, H, S, W), stands at every line that changes a shape.
 """
@@ -109,12 +109,12 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.relative = None if config.position_embedding_type == "absolute" else RelativePositions(config)
-        self.head_width = config.head_width
+        self.head_size = config.head_size
         self.dropout = config.attention_probs_dropout_prob
 
     def split_heads(self, projected: Tensor) -> Tensor:
         batch, sequence, _ = projected.shape
-        heads = projected.view(batch, sequence, -1, self.head_width)  # (B, S, D) → (B, S, H, W)
+        heads = projected.view(batch, sequence, -1, self.head_size)  # (B, S, D) → (B, S, H, W)
         return heads.transpose(1, 2)  # (B, S, H, W) → (B, H, S, W)
 
     def merge_heads(self, context: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class RelativePositions(nn.Module):
         super().__init__()
         self.longest = config.max_position_embeddings
         # Row 0 of the table is the distance -(longest - 1), its last row longest - 1.
-        self.distance_embedding = nn.Embedding(2 * self.longest - 1, config.head_width)
+        self.distance_embedding = nn.Embedding(2 * self.longest - 1, config.head_size)
         self.with_key = config.position_embedding_type == "relative_key_query"
 
     def forward(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:

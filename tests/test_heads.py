@@ -164,5 +164,5 @@ def test_the_bert_inside_a_model() -> None:
     model = minibert.BertForMaskedLM(CONFIG)
     assert bert_in(model) is bert_in(model.bert) is bert_in(torch.nn.Sequential(model)) is model.bert
     for other in (torch.nn.Linear(2, 2), torch.nn.ModuleList([model, minibert.BertModel(CONFIG)]), model.forward):
-        with pytest.raises(InputError, match=f"one BertModel in it is needed, not {type(other).__name__}"):
+        with pytest.raises(InputError, match=f"exactly one BertModel, and {type(other).__name__} has [02]"):
             bert_in(other)

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from minibert.checkpoints import layout, store
+from minibert.checkpoints.atomic import write_atomically
 from minibert.cli.options import name_argument
-from minibert.errors import StoreError
 from minibert.show import table
 
 
@@ -95,13 +95,11 @@ def convert(name: str, folder: str) -> None:
     """
     from minibert.heads import model_class
 
-    source, target = store.resolve(name), Path(folder)
+    source = store.resolve(name)
     model = model_class(source).from_pretrained(source)
-    model.save_pretrained(target)
-    try:
+    with write_atomically(folder, last=layout.CONFIG) as incoming:
+        model.save_pretrained(incoming)
         for file in layout.TOKENIZER:
-            if (source / file).is_file() and source.resolve() != target.resolve():
-                shutil.copyfile(source / file, target / file)
-    except OSError as error:
-        raise StoreError(f"cannot copy the tokenizer's files to {folder}: {error}") from None
+            if (source / file).is_file():
+                shutil.copyfile(source / file, incoming / file)
     click.echo(f"{model.load_report}\nwritten to {folder}")

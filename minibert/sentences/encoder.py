@@ -9,22 +9,20 @@ A text's way through this file: `encode` → `encode_windows` → `_token_ids` �
 import dataclasses
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import save
 from tokenizers import normalizers
 from torch import Tensor, nn
 
 from minibert.checkpoints import store
+from minibert.checkpoints.atomic import write_atomically
 from minibert.checks import check_integer
-from minibert.errors import ConfigError, InputError, StoreError, TextError, TextTypeError, TruncationWarning, warn
+from minibert.errors import ConfigError, InputError, TextError, TextTypeError, TruncationWarning, warn
 from minibert.fast import FastBert
 from minibert.model import BertModel
 from minibert.sentences.recipe import Dense, Recipe, check_recipe, read_recipe, transformer_folder, write_recipe
@@ -385,20 +383,11 @@ class SentenceEncoder(nn.Module):
         Raises:
             StoreError: the folder cannot be written.
         """
-        folder = Path(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
-                self.model.save_pretrained(incoming)
-                self.tokenizer.save_pretrained(incoming)
-                recipe = dataclasses.replace(self.recipe, max_seq_length=self.max_seq_length)
-                write_recipe(recipe, Path(incoming), self.model.config.hidden_size)
-                files = [file.relative_to(incoming) for file in Path(incoming).rglob("*") if file.is_file()]
-                for file in sorted(files, key=lambda file: (file.name == "modules.json", file)):
-                    (folder / file).parent.mkdir(exist_ok=True)
-                    (incoming / file).replace(folder / file)
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"cannot save to the folder {folder}: {error}") from error
+        recipe = dataclasses.replace(self.recipe, max_seq_length=self.max_seq_length)
+        with write_atomically(folder, last="modules.json") as incoming:
+            self.model.save_pretrained(incoming)
+            self.tokenizer.save_pretrained(incoming)
+            write_recipe(recipe, incoming, self.model.config.hidden_size)
 
     def prompt(self, name: str | None = None, prompt: str | None = None) -> str:
         """The text that goes before each text, for arguments as `encode` takes them. Raises as `encode` does."""

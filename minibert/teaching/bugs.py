@@ -273,7 +273,7 @@ def value_bias_dropped(model: nn.Module) -> Change:
 def heads_split_without_the_transpose(model: nn.Module) -> Change:
     def split(attention: Attention, projected: Tensor) -> Tensor:
         batch, sequence, _ = projected.shape
-        return projected.view(batch, -1, sequence, attention.head_width)
+        return projected.view(batch, -1, sequence, attention.head_size)
 
     return replace_part(model, "split_heads", split)
 

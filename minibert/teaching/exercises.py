@@ -31,7 +31,7 @@ from minibert.teaching.diagnosis import Diagnosis, diagnose
 from minibert.teaching.parts import PARTS, Function, norms_of
 from minibert.trace.compare import example_inputs
 
-SHAPES = "B texts, S tokens (T as keys), D hidden size, H heads of width W, F feed-forward size, V words, L layers"
+SHAPES = "B texts, S tokens (T as keys), D hidden size, H heads of size W, F feed-forward size, V words, L layers"
 EPS = 1e-3  # the checkpoints' own, 1e-12, is so small that an eps outside the root would make no difference
 HEAD = "rxnfp/bert_pretrained"  # has the head for masked words
 
@@ -138,7 +138,7 @@ EXERCISES: dict[str, Exercise] = {
         Exercise(
             "split_heads",
             "The hidden dimensions cut into heads.",
-            "self has head_width; projected (B, S, D) → (B, H, S, W)",
+            "self has head_size; projected (B, S, D) → (B, H, S, W)",
             (
                 "D = H·W: the first W numbers of each token are those of the first head.",
                 "projected.view(…) can cut the last axis in two; which order of axes does it give?",

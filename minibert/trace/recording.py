@@ -178,8 +178,8 @@ class TracedAttention:
     def score(self, query: Tensor, key: Tensor) -> Tensor:
         return query @ key.transpose(2, 3)  # (B, H, S, W) @ (B, H, W, T) → (B, H, S, T)
 
-    def scale(self, scores: Tensor, head_width: int) -> Tensor:
-        return scores * head_width**-0.5
+    def scale(self, scores: Tensor, head_size: int) -> Tensor:
+        return scores * head_size**-0.5
 
     def add_mask(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         return scores if mask is None else scores + mask

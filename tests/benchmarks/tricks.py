@@ -31,7 +31,7 @@ class Variant(FastLayer):
         contexts, start = parts[0].new_zeros(parts[0].shape), 0
         for count, length in buckets:
             end = start + count * length
-            heads = [part[start:end].view(count, length, -1, self.head_width).transpose(1, 2) for part in parts]
+            heads = [part[start:end].view(count, length, -1, self.head_size).transpose(1, 2) for part in parts]
             mask = self.mask if self.mask is None or self.mask.numel() else torch.zeros(count, 1, 1, length)
             context = F.scaled_dot_product_attention(*heads, mask)
             contexts[start:end] = context.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -48,8 +48,8 @@ class WithMask(Variant):
 class ThreeProducts(Variant):
     """A separate product for each of query, key and value."""
 
-    def __init__(self, layer, head_width: int, activate: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(layer, head_width, activate)
+    def __init__(self, layer, head_size: int, activate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(layer, head_size, activate)
         three = [PackedLinear(part) for part in (layer.attention.query, layer.attention.key, layer.attention.value)]
         self.query_key_value = lambda hidden: [product(hidden) for product in three]
 

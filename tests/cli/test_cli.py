@@ -63,7 +63,7 @@ def test_starts_without_pytorch(arguments: list[str]) -> None:
     "arguments,code,message",
     [
         (["tokens", ""], 1, "Error: text 0 has nothing to encode: ''\n"),
-        (["tokens", "text", "--model", "../x"], 1, "Error: '../x' is no"),
+        (["tokens", "text", "--model", "../x"], 1, "Error: a checkpoint's name must be 'name' or"),
         (["similarity", "only one"], 2, "similarity needs at least two texts, got one: put each in quotes"),
         (["similarity", "a", " "], 1, "Error: text 1 has nothing to encode: ' '"),
         (["word", "fly", "a butterfly", "a fly"], 1, "Error: sentence 0: 'fly' is no"),

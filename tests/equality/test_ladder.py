@@ -22,7 +22,7 @@ from minibert.trace.compare import example_inputs
 CONFIGS = {
     "small": SMALL,
     "one head": dataclasses.replace(SMALL, num_attention_heads=1),
-    "heads of width 1": dataclasses.replace(SMALL, num_attention_heads=32),
+    "heads of size 1": dataclasses.replace(SMALL, num_attention_heads=32),
     "odd widths": dataclasses.replace(SMALL, hidden_size=45, num_attention_heads=3, intermediate_size=71),
     "one layer": dataclasses.replace(SMALL, num_hidden_layers=1),
     "seven layers": dataclasses.replace(SMALL, num_hidden_layers=7),

@@ -60,7 +60,7 @@ def test_every_part_of_it_matters(kind: str, tmp_path: Path) -> None:
     relative.with_key = not relative.with_key
     relative.longest += 1  # off by one in the table
     relative.distance_embedding.weight.data = torch.cat(
-        [relative.distance_embedding.weight, torch.zeros(2, model.config.head_width, dtype=torch.float64)]
+        [relative.distance_embedding.weight, torch.zeros(2, model.config.head_size, dtype=torch.float64)]
     )
     assert largest_difference(model, kind, "padded") > 0.01
 

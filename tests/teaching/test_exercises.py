@@ -106,11 +106,11 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     ],
     "split_heads": [
         (
-            "batch, sequence, _ = projected.shape\nreturn projected.view(batch, -1, sequence, self.head_width)",
+            "batch, sequence, _ = projected.shape\nreturn projected.view(batch, -1, sequence, self.head_size)",
             "heads split without the transpose",
         ),
-        ("return projected.view(*projected.shape[:2], -1, self.head_width)", "it should be (3, 12, 11, 32)"),
-        ("projected.view(*projected.shape[:2], -1, self.head_width).transpose(1, 2)", "is there a return?"),
+        ("return projected.view(*projected.shape[:2], -1, self.head_size)", "it should be (3, 12, 11, 32)"),
+        ("projected.view(*projected.shape[:2], -1, self.head_size).transpose(1, 2)", "is there a return?"),
     ],
     "attention": [
         ("return torch.softmax(query @ key.transpose(2, 3) + mask, dim=-1) @ value", "no scale"),
