@@ -2,8 +2,12 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test but the hub's needs a network
 # Before PyTorch is imported. Numbers depend on the number of threads, and left alone PyTorch may choose a different one
-# in the next process: here every process that a test starts has the same. A worker of pytest-xdist has a core.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count() or 1))
+# in the next process: here every process that a test starts has the same. A worker of pytest-xdist has one core.
+# It inherits the environment of the process that started it, which therefore hands on what the user chose as well.
+os.environ.setdefault("THREADS_CHOSEN_BY_THE_USER", os.environ.get("OMP_NUM_THREADS", ""))
+os.environ["OMP_NUM_THREADS"] = os.environ["THREADS_CHOSEN_BY_THE_USER"] or (
+    "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count() or 1)
+)
 
 from collections.abc import Callable
 from pathlib import Path

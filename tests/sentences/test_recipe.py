@@ -253,7 +253,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[MinibertError], str]] =
     "different special tokens": (
         lambda folder: edit_json(folder / "tokenizer_config.json", cls_token="[MASK]"),
         TokenizerError,
-        r"cls_token in tokenizer_config.json must be \[CLS\], got '\[MASK\]'",
+        r"cls_token in tokenizer_config.json must be '\[CLS\]', got '\[MASK\]'",
     ),
     "a weighted mean without the prompt": (
         lambda folder: edit_json(folder / "1_Pooling/config.json", pooling_mode="weightedmean", include_prompt=False),
