@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import minibert
+
 PACKAGE = Path(__file__).parent.parent / "minibert"
 
 # From the ground up. A wing may import from itself and from those before it.
@@ -33,9 +35,9 @@ def imports(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
-            inside = f"{node.module}.{node.names[0].name}"
-            is_package = (PACKAGE.parent / (node.module or "").replace(".", "/")).is_dir()
-            found += [f"{node.module}.{each.name}" for each in node.names] if is_package else [node.module or inside]
+            module = str(node.module)
+            is_package = (PACKAGE.parent / module.replace(".", "/")).is_dir()  # then its names may be modules
+            found += [f"{module}.{each.name}" for each in node.names] if is_package else [module]
         elif isinstance(node, ast.Import):
             found += [each.name for each in node.names]
     return [name for name in found if name.partition(".")[0] == "minibert"]
@@ -102,6 +104,14 @@ def test_no_module_has_the_name_of_a_function_beside_it() -> None:
             file.name for file in folder.iterdir() if file.is_dir()
         }
         assert modules.isdisjoint(names), folder
+
+
+def test_the_front_page_says_the_same_to_type_checkers() -> None:
+    front_page = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = (node for node in front_page.body if isinstance(node, ast.If))
+    imported = {each.asname: line.module for line in typed.body for each in line.names}
+    assert imported == minibert._MODULE
+    assert all(getattr(minibert, name).__name__ == name for name in minibert.__all__)
 
 
 def test_no_test_imports_from_a_test() -> None:

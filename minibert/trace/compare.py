@@ -18,7 +18,7 @@ Values = dict[str, Tensor]  # by name, in the order computed
 # Relative to the typical size of a value: constants that are written with nine digits are not mistakes.
 SAME = 1e-8
 
-# An order of sums may round this many times worse than the few that `rounding_noise` tries.
+# How many times further off a correct model may be than the few runs that measure it; the most seen is 2.
 NOISE_MARGIN = 8
 
 
@@ -55,7 +55,7 @@ def rounding_noise(
         runs: how many times to compute.
 
     Returns:
-        A bound for each value that `compute` returns, with a margin.
+        For each value that `compute` returns, the largest difference seen, times a margin.
     """
     epsilon = torch.finfo(dtype).eps
     generator = torch.Generator().manual_seed(0)
