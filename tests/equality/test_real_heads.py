@@ -1,4 +1,4 @@
-"""Real checkpoints with heads: BERTs for chemical reactions, from old pickles, in three dialects."""
+"""Real checkpoints with heads: BERTs for chemical reactions, from old pickles, in three naming schemes."""
 
 import re
 from pathlib import Path
