@@ -1,4 +1,4 @@
-# `make demo` and `make test` need only Python and make: they set up .venv and fetch the default checkpoint themselves.
+# `make demo` and `make test` need only Python and make: they set up .venv and fetch what they need themselves.
 
 PYTHON ?= python3
 BIN := .venv/bin

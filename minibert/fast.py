@@ -2,15 +2,16 @@
 
 `model.py` is written to be read, and it comes first. This module computes the same hidden states for many texts in less
 time; every line of it has its counterpart in `model.py`. `SentenceEncoder` uses it unless it is created with
-`fast=False`, and `model.py` does not know that it exists.
+`fast=False` or the model has relative positions, and `model.py` does not know that it exists.
 
 The speed comes from seven tricks. In brackets is how much longer it takes without each of them: for paragraphs of mixed
-length, and for one short text, on two cores (`python tests/benchmarks/tricks.py` removes one trick at a time).
+length, and for one short text, on two cores (`python tests/benchmarks/tricks.py` removes one trick at a time; the
+last was not measured).
 
-1. **Batch texts of similar length** (2.5 ×, -). In batches of texts in the order given, most positions are padding.
-   `vectors/batches.py` sorts the texts by length and fills each batch with about 1,024 tokens: matrix products of fewer
-   rows are slower (256 tokens: 1.26 ×), larger ones are not faster (4,096 tokens: 0.99 ×). Not exact: the sums in
-   products of different shapes are computed in different orders, so they are rounded differently.
+1. **Batch texts of similar length** (2.5 × together with the next one, -). In batches of texts in the order given, most
+   positions are padding. `vectors/batches.py` sorts the texts by length and fills each batch with about 1,024 tokens:
+   matrix products of fewer rows are slower (256 tokens: 1.26 ×), larger ones are not faster (4,096 tokens: 0.99 ×). Not
+   exact: the sums in products of different shapes are computed in different orders, so they are rounded differently.
 2. **No padding** (1.15 ×, 1.06 ×). The tokens of all texts in a batch are concatenated, (N, D). Everything except
    attention works on each token alone and never needs to know where a text ends. Exact: padding never affected the
    result.

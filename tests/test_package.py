@@ -38,7 +38,7 @@ def test_the_model_stays_readable() -> None:
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.S))
 def test_the_code_of_the_readme_runs(checkpoint: Path, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And every `# → value` behind a line is what the line gives, to the last printed digit."""
+    """And every `# → value` behind a line is what the line gives, to one unit of the last printed digit."""
     monkeypatch.chdir(ROOT)
     namespace: dict = {}
     exec(block, namespace)

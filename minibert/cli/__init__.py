@@ -6,7 +6,7 @@ One file for each group of commands, and each command prints what a few calls of
     texts         tokens, similarity, word, fill-mask
     corpus        embed, search
     trace         verify
-    exercises     exercise start, check, hint, solution
+    exercises     exercise list, start, check, hint, solution
     demo          demo
 
 `minibert --help` and `minibert list` answer at once, because none of these files imports PyTorch, which takes a second

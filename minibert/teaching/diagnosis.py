@@ -57,7 +57,7 @@ class Diagnosis:
     rounding: float = 0.0  # the largest difference in the precision of the reference
     own_precision: bool = False  # the student's code computes in a precision of its own
     changed_parameter: str | None = None  # the first parameter that is not the reference's
-    module: bool = False  # the student is a module in evaluation mode, and no function
+    module: bool = False  # the student is a module in evaluation mode, not a function
     problem: str = ""  # for "broken": what is wrong
     opening: str = ""  # what the text begins with
 

@@ -35,7 +35,7 @@ class Line:
     """One named value, over all inputs.
 
     Args:
-        value: its name in `recording`; "encoder.layers.*." stands for all layers.
+        value: its name in `record`; "encoder.layers.*." stands for all layers.
         attention: by which attention, "eager" or "sdpa".
         equal: is every number the same, to the last bit?
         difference: the largest difference.

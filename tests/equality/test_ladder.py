@@ -91,7 +91,7 @@ def test_dropout_draws_the_same_numbers(attention: str) -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_gradients_agree(attention: str) -> None:
-    """In float64, for every parameter. The backward pass sums in another order, so this is no test for equal bits."""
+    """In float64, for every parameter. The backward pass sums in a different order: no test for equal bits."""
     twins = Twins.random(SMALL, attention, torch.float64)
     batch = batches(SMALL)["padding right"]
     for model in (twins.ours, twins.theirs):

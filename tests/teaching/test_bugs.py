@@ -1,4 +1,4 @@
-"""The mistakes in what comes after a BERT, beside what other libraries compute; those inside are in test_ladder.py."""
+"""The mistakes in what comes after a BERT, beside other libraries; those inside are in equality/test_ladder.py."""
 
 from collections.abc import Callable
 
