@@ -34,6 +34,8 @@ from minibert.trace.recording import TracedAttention, replace_attention
 from minibert.vectors.pooling import combine_layers, mean_pool
 from minibert.vectors.similarity import cosine_similarity
 
+ChangeOf = Callable[[nn.Module], Change]  # gives a correct model a bug inside a block
+
 
 @dataclass(frozen=True)
 class Bug:
@@ -42,20 +44,16 @@ class Bug:
     name: str  # what messages call it
     explanation: str  # what the code does, and what it should do: a sentence for a learner
     shows_at: str  # the first value that it changes, by its short name
-    seen_in: str  # where people have met it
-    change: Callable[[nn.Module], Change]  # gives a correct model this bug inside a block
+    seen_in: str  # where people have met it; hf#N and st#N: issues of transformers and of sentence-transformers
+    change: ChangeOf
     random: bool = False  # whether its numbers change on every call
 
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
+    def applied(self, model: nn.Module) -> Change:
         """The model has this bug inside the block, and is correct again after it, also when it raises."""
-        with self.change(model):
-            yield
+        return self.change(model)
 
 
 BUGS: dict[str, Bug] = {}
-
-ChangeOf = Callable[[nn.Module], Change]
 
 
 def bug(
@@ -101,8 +99,8 @@ def sinusoidal_positions(model: nn.Module) -> Change:
 
 def sinusoids(table: Tensor) -> Tensor:
     """The positions of AIAYN, section 3.5, in the shape of a table (positions, D)."""
-    positions = torch.arange(len(table), dtype=table.dtype)[:, None]
-    rates = 10000 ** (-torch.arange(0, table.shape[1], 2, dtype=table.dtype) / table.shape[1])
+    positions = torch.arange(len(table), dtype=table.dtype, device=table.device)[:, None]
+    rates = 10000 ** (-torch.arange(0, table.shape[1], 2, dtype=table.dtype, device=table.device) / table.shape[1])
     waves = torch.stack([(positions * rates).sin(), (positions * rates).cos()], dim=-1).flatten(1)
     return waves[:, : table.shape[1]]
 
@@ -154,7 +152,10 @@ def token_types_dropped(model: nn.Module) -> Change:
     explanation="Word vectors are multiplied by √D, as in AIAYN; BERT adds them as they are.",
 )
 def word_embeddings_scaled(model: nn.Module) -> Change:
-    return change_table(model, "word_embeddings", lambda table: table * math.sqrt(table.shape[1]))
+    # The output, not the table: that one is the decoder of masked words as well.
+    embedding = bert_in(model).embeddings.word_embeddings
+    forward, scale = embedding.forward, math.sqrt(embedding.embedding_dim)
+    return patched([embedding], "forward", lambda _: lambda ids: forward(ids) * scale)
 
 
 @bug(
@@ -177,7 +178,7 @@ def projections(model: nn.Module, name: str) -> list[nn.Linear]:
 
 
 def compute_by(model: nn.Module, target: str, source: str) -> Change:
-    """One projection of every layer computes by the matrix and bias of a different one."""
+    """One projection of every layer uses the weight and bias of a different one."""
     sources = dict(
         zip(projections(model, f"attention.{target}"), projections(model, f"attention.{source}"), strict=True)
     )
@@ -680,7 +681,7 @@ def norms_swapped(model: nn.Module) -> Change:
 
 # --- residual connections: the layer, each time with one line different -----------------------------------------------
 
-Layer = tuple[Tensor, Tensor | None]  # what a layer returns: hidden states and attention probabilities
+LayerOutput = tuple[Tensor, Tensor | None]  # what a layer returns: hidden states and attention probabilities
 
 
 @bug(
@@ -690,7 +691,7 @@ Layer = tuple[Tensor, Tensor | None]  # what a layer returns: hidden states and 
     explanation="Attention's output is not added to its input.",
 )
 def no_residual_around_attention(model: nn.Module) -> Change:
-    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> LayerOutput:
         attended, probabilities = layer.attention(hidden, mask)
         hidden = layer.attention_norm(attended)
         return layer.feed_forward_norm(hidden + layer.feed_forward(hidden)), probabilities
@@ -705,7 +706,7 @@ def no_residual_around_attention(model: nn.Module) -> Change:
     explanation="The feed-forward's output is not added to its input.",
 )
 def no_residual_around_the_feed_forward(model: nn.Module) -> Change:
-    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> LayerOutput:
         attended, probabilities = layer.attention(hidden, mask)
         hidden = layer.attention_norm(hidden + attended)
         return layer.feed_forward_norm(layer.feed_forward(hidden)), probabilities
@@ -721,7 +722,7 @@ def no_residual_around_the_feed_forward(model: nn.Module) -> Change:
     "read.",
 )
 def residual_from_the_layers_input(model: nn.Module) -> Change:
-    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> LayerOutput:
         attended, probabilities = layer.attention(hidden, mask)
         normed = layer.attention_norm(hidden + attended)
         return layer.feed_forward_norm(hidden + layer.feed_forward(normed)), probabilities
@@ -736,7 +737,7 @@ def residual_from_the_layers_input(model: nn.Module) -> Change:
     explanation="The residual is added after the norm; BERT normalises the sum: norm(x + sublayer(x)).",
 )
 def residual_after_the_norm(model: nn.Module) -> Change:
-    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> LayerOutput:
         attended, probabilities = layer.attention(hidden, mask)
         hidden = hidden + layer.attention_norm(attended)
         return hidden + layer.feed_forward_norm(layer.feed_forward(hidden)), probabilities
@@ -752,7 +753,7 @@ def residual_after_the_norm(model: nn.Module) -> Change:
     "norm(x + sublayer(x)).",
 )
 def pre_norm(model: nn.Module) -> Change:
-    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> Layer:
+    def forward(layer: EncoderLayer, hidden: Tensor, mask: Tensor | None) -> LayerOutput:
         attended, probabilities = layer.attention(layer.attention_norm(hidden), mask)
         hidden = hidden + attended
         return hidden + layer.feed_forward(layer.feed_forward_norm(hidden)), probabilities
@@ -811,7 +812,7 @@ def last_layer_left_out(model: nn.Module) -> Change:
 @bug(
     "dropout left on",
     shows_at="attention.query",
-    seen_in="hf#403, #695, #9039",
+    seen_in="hf#403, hf#695, hf#9039",
     explanation="The model is in training mode, and drops a tenth of all numbers at random, different ones on every "
     "call: model.eval().",
     random=True,
@@ -989,12 +990,12 @@ def last_layer_for_the_second_to_last(model: nn.Module) -> Change:
 @bug(
     "embeddings not counted",
     shows_at="second_to_last",
-    seen_in="hidden_states[L - 2]: hf#1332, #2461",
+    seen_in="hidden_states[L - 2]: hf#1332, hf#2461",
     explanation="That is a layer too early: hidden_states[0] are the embeddings, so layer L - 1 is "
     "hidden_states[L - 1], or [-2].",
 )
 def embeddings_not_counted(model: nn.Module) -> Change:
-    return replace_part(model, "second_to_last", lambda states: states[len(states) - 3])
+    return replace_part(model, "second_to_last", lambda states: states[-3])
 
 
 @bug(

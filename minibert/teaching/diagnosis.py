@@ -8,6 +8,7 @@ the student made. Both compute in float64, where a mistake stays as large as it 
 what is left of rounding is measured on the reference.
 """
 
+import math
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -24,7 +25,7 @@ from minibert.errors import InputError, MinibertError
 from minibert.heads import bert_in
 from minibert.model import BertModel, BertOutput
 from minibert.teaching.bugs import BUGS, Bug
-from minibert.teaching.parts import PARTS, Function, Inputs, Part, replace_part
+from minibert.teaching.parts import PARTS, Function, Inputs, replace_part
 from minibert.trace.compare import (
     Values,
     example_inputs,
@@ -45,7 +46,7 @@ class Diagnosis:
     """What was found. Shown or printed, it is in a learner's words; see `describe`."""
 
     # "equal" to the last bit, "rounding", "bug" if a known mistake gives the student's numbers, "random" if two calls
-    # differ, "broken" if there is nothing to compare, or "unknown".
+    # differ, "broken" if the student's code fails or returns something of the wrong form, or "unknown".
     verdict: str
     first_difference: str | None = None  # the first value that differs, by its name in `record`
     difference: float = 0.0  # how much it differs, at most, in float64; for "rounding", the largest of all
@@ -57,7 +58,7 @@ class Diagnosis:
     rounding: float = 0.0  # the largest difference in the precision of the reference
     own_precision: bool = False  # the student's code computes in a precision of its own
     changed_parameter: str | None = None  # the first parameter that is not the reference's
-    module: bool = False  # the student is a module in evaluation mode, not a function
+    only_outputs: bool = False  # nothing before the first value that differs could be seen
     problem: str = ""  # for "broken": what is wrong
     opening: str = ""  # what the text begins with
 
@@ -85,7 +86,8 @@ def diagnose(
         part: which part a function stands for; left out, its own name says it.
 
     Raises:
-        InputError: an unknown part, or one that the reference does not have, or a reference that is not such a model.
+        InputError: an unknown part, or one that the reference does not have; a reference that is not such a model; or
+            nothing that can be compared.
     """
     case = Case.of(student, reference, inputs, part)
     with torch.no_grad():
@@ -162,9 +164,21 @@ class Case:
             return named_values(self.student, self.inputs)
         if isinstance(self.student, nn.Module) and _has_one_bert(self.student):
             with record(self.student) as trace:
-                out = self.student(**self.inputs)
+                out = self._call()
             return dict(trace) | outputs(out, self.inputs)
-        return outputs(self.student(**self.inputs), self.inputs)
+        return outputs(self._call(), self.inputs)
+
+    def _call(self) -> Any:
+        """What a student's whole model returns."""
+        try:
+            out = self.student(**self.inputs)
+        except Exception as error:
+            said = _what_was_raised(error, self.student, tuple(self.inputs))
+            raise NotRunnableError(f"the model fails: {said}.") from error
+        if not isinstance(out, Tensor | tuple | list | Mapping):
+            returned = "nothing (is there a return?)" if out is None else type(out).__name__
+            raise NotRunnableError(f"the model returns {returned}, not hidden states (B, S, D).")
+        return out
 
     def in_float64(self) -> AbstractContextManager[None]:
         """A block in which reference and student compute in float64, as far as their code lets them."""
@@ -281,9 +295,8 @@ def not_deterministic(case: Case, once: Values, again: Values) -> Diagnosis | No
     moved = first_difference(once, again, {})
     if moved is None:
         return None
-    if isinstance(case.student, nn.Module) and not case.student.training:
-        return Diagnosis("random", moved, module=True)
-    return Diagnosis("random", moved, bugs=(DROPOUT,))
+    training = isinstance(case.student, nn.Module) and case.student.training
+    return Diagnosis("random", moved, bugs=(DROPOUT,) if training else ())
 
 
 def bit_for_bit(case: Case, ours: Values, theirs: Values) -> Diagnosis | None:
@@ -294,6 +307,7 @@ def bit_for_bit(case: Case, ours: Values, theirs: Values) -> Diagnosis | None:
 
 def only_rounding(exact: Exact) -> Diagnosis | None:
     counted = exact.case.what_counts(exact.ours)
+    # The first is cheap; the noise takes several runs, and is measured only if it is needed.
     if first_difference(counted, exact.theirs, {}) and first_difference(counted, exact.theirs, exact.noise):
         return None
     return _rounding(exact, exact.own_precision)
@@ -351,8 +365,10 @@ def _begins_elsewhere(bug: Bug, where: str, names: list[str]) -> bool:
 def _possible_bug(exact: Exact, ours: Values, where: str) -> Diagnosis | None:
     """A mistake whose numbers are random, so that they cannot be compared, but which begins here."""
     names = tuple(bug.name for bug in BUGS.values() if bug.random and bug.shows_at == where)
-    both = torch.stack([ours[where].flatten(), exact.theirs[where].flatten()])
-    if not names or torch.corrcoef(both)[0, 1] > 0.5:  # numbers that are alike are not random
+    if not names or ours[where].shape != exact.theirs[where].shape:
+        return None
+    both = torch.stack([ours[where].flatten().double(), exact.theirs[where].flatten()])
+    if torch.corrcoef(both)[0, 1] > 0.5:  # numbers that are alike are not random
         return None
     return _differs("unknown", exact, ours, where, bugs=names)
 
@@ -365,6 +381,7 @@ def unexplained(exact: Exact) -> Diagnosis:
 
 def _differs(verdict: str, exact: Exact, ours: Values, where: str, **facts: Any) -> Diagnosis:
     student, reference = exact.case.student, exact.case.reference
+    shared = [name for name in exact.theirs if name in ours]
     changed = None
     if verdict == "unknown" and isinstance(student, Pretrained):
         own = dict(student.named_parameters())
@@ -376,6 +393,7 @@ def _differs(verdict: str, exact: Exact, ours: Values, where: str, **facts: Any)
         difference=max_difference(ours[where], exact.theirs[where]),
         size=typical_size(exact.theirs[where]),
         changed_parameter=changed,
+        only_outputs=where == shared[0] and set(shared).isdisjoint(value_names(reference)),
         **facts,
     )
 
@@ -418,18 +436,21 @@ def describe(found: Diagnosis) -> str:
             f"{found.difference:.1e}."
         )
     if found.verdict == "random":
-        why = "Something in it is random: dropout that is always on, or weights that are made on every call."
-        if not found.module:
+        why = "Something in it is random: weights that are made on every call, or dropout that is always on, as "
+        why += "F.dropout is unless it is told training=False."
+        if found.bugs:
             why = f"Is it new weights on every call, or dropout? {BUGS[DROPOUT].explanation}"
         return f"Two calls with the same inputs differ, first in {found.first_difference}. {why}"
     return " ".join([_where(found), *(_which_bug(found) if found.verdict == "bug" else _no_bug(found))])
 
 
 def _where(found: Diagnosis) -> str:
-    amount = f"up to {found.difference:.2g} (values there are about {found.size:.2g})"
-    if found.difference > 1e30:
-        amount = "as much as the most negative number, which masks"
-    return f"The first value that differs is {found.first_difference}, by {amount}."
+    amount = f"by up to {found.difference:.2g} (values there are about {found.size:.2g})"
+    if math.isinf(found.difference):
+        amount = "in its shape, or because it contains NaN"
+    elif found.difference > 1e30:
+        amount = "by as much as the most negative number, which masks"
+    return f"The first value that differs is {found.first_difference}, {amount}."
 
 
 def _which_bug(found: Diagnosis) -> list[str]:
@@ -446,11 +467,13 @@ def _which_bug(found: Diagnosis) -> list[str]:
 def _no_bug(found: Diagnosis) -> list[str]:
     sentences = ["No single known mistake gives these numbers."]
     if found.first_difference in PARTS:
-        sentences.append("What it is given is right: look at what it takes from that, and over which axis.")
-    else:
+        sentences.append("Its inputs are right: check which of them it uses, and over which axis it works.")
+    elif found.only_outputs:
         sentences.append(
-            "What was recorded before it agrees: compare the line that computes it with the one in model.py."
+            "Nothing before it can be seen: diagnose one part at a time, part=…, or pass the module itself."
         )
+    else:
+        sentences.append("All values before it agree: compare the line that computes it with the one in model.py.")
     if found.changed_parameter:
         sentences.append(f"Its {found.changed_parameter} is not the reference's: were the weights loaded as they are?")
     for name in found.bugs:
@@ -481,7 +504,8 @@ def watched(function: Function, name: str, calls: list[str] | None = None) -> Fu
         except NotImplementedError:
             raise NotRunnableError(f"{name} is still to be written: it raises NotImplementedError.") from None
         except (Exception, SystemExit) as error:
-            raise NotRunnableError(f"{name} fails: {_what_was_raised(error, function, part)}, for {shapes}.") from error
+            said = _what_was_raised(error, function, part.parameters)
+            raise NotRunnableError(f"{name} fails: {said}, for {shapes}.") from error
         for key, each in given.items():
             if _state(each) != before[key]:
                 raise NotRunnableError(f"{name} changes {_changed_argument(key, each)}")
@@ -513,8 +537,14 @@ def wrong_result(given: Any, expected: Any) -> str:
     if isinstance(given, tuple):
         counts = [len(expected)] if isinstance(expected, tuple) else []
         counts = [2, 3, 4] if isinstance(expected, BertOutput) else counts
-        if len(given) not in counts:
+        if not counts:
             return f"a tuple of {len(given)}, where one tensor is asked for"
+        if len(given) not in counts:
+            return f"a tuple of {len(given)}; it should be one of {' or '.join(map(str, counts))}"
+        if isinstance(expected, BertOutput) and expected.pooler_output is not None and isinstance(given[1], Tensor):
+            shape = tuple(expected.pooler_output.shape)
+            if given[1].shape != shape:
+                return f"pooled vectors of shape {tuple(given[1].shape)}; it should be {shape}"
     given, expected = (each[0] if isinstance(each, tuple) else each for each in (given, expected))
     if expected is None:
         return ""
@@ -531,7 +561,7 @@ def wrong_result(given: Any, expected: Any) -> str:
     return ""
 
 
-def _what_was_raised(error: BaseException, function: Function, part: Part) -> str:
+def _what_was_raised(error: BaseException, function: Function, parameters: tuple[str, ...]) -> str:
     """What a student's function raised, and at which of its lines."""
     message = str(error).strip().split("\n")[0]
     code = getattr(function, "__code__", None)
@@ -539,4 +569,4 @@ def _what_was_raised(error: BaseException, function: Function, part: Part) -> st
     lines = [frame for frame in frames if code and frame.filename == code.co_filename]
     if lines:
         return f"{type(error).__name__}: {message} (line {lines[-1].lineno}: {lines[-1].line})"
-    return f"{type(error).__name__}: {message} (it is called with {', '.join(part.parameters)})"
+    return f"{type(error).__name__}: {message} (it is called with {', '.join(parameters)})"

@@ -1,7 +1,7 @@
 """Which parts of a BERT can be replaced, and by what?
 
-A part is a function of ours that a model computes by. A function of the same signature can take its place for the
-length of a block, a student's or one with a known mistake:
+A part is one of our functions that a model calls. Inside a `with` block another function of the same signature can
+replace it: a student's, or one with a known mistake.
 
     with replace_part(model, "gelu", torch.relu):
         model(**inputs)                                 # every layer computes with ReLU
@@ -39,7 +39,7 @@ from minibert.vectors.similarity import cosine_similarity
 
 Function = Callable[..., Any]
 Inputs = Mapping[str, Tensor]
-Change = AbstractContextManager[None]  # a model that is changed inside the block, and its old self afterwards
+Change = AbstractContextManager[None]  # a context manager: changes a model inside the block, and restores it afterwards
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Part:
 
 
 def replace_part(model: nn.Module, name: str, function: Function) -> Change:
-    """The model computes one of its `PARTS` by this function inside the block."""
+    """Inside the block, the model computes one of its `PARTS` with this function.
+
+    "additive_mask" is a function of `model.py` itself: every model computes with the replacement inside the block.
+    """
     return PARTS[name].replace(model, function)
 
 
@@ -82,10 +85,11 @@ def patched(objects: Iterable[object], attribute: str, make: Callable[[Any], obj
     with ExitStack() as stack:
         for each, value in [(each, make(each)) for each in objects]:
             own = vars(each)
+            # As on the way in, without what nn.Module does when an attribute is set.
             if attribute in own:
-                stack.callback(setattr, each, attribute, own[attribute])
+                stack.callback(object.__setattr__, each, attribute, own[attribute])
             else:  # it is the class's, and is found there again once the object's is deleted
-                stack.callback(delattr, each, attribute)
+                stack.callback(object.__delattr__, each, attribute)
             object.__setattr__(each, attribute, value)
         yield
 
@@ -201,9 +205,11 @@ def _call_mean_pool(function: Function, out: BertOutput, inputs: Inputs) -> Tens
     return None if mask is None else function(out.last_hidden_state, mask)
 
 
-def _call_word_vector(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
+def _call_word_vector(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
     hidden = out.last_hidden_state[0]
     between = len(hidden) - 2  # tokens between [CLS] and [SEP]
+    if between < 1:
+        return None
     # Each token is a prefix of the one before it, so that `word in token` instead of `word == token` finds a wrong one.
     tokens = ["a" * length for length in range(between, 0, -1)]
     # A fresh list for each call, because a student's function may append to it.
@@ -218,16 +224,21 @@ def _call_with_layers(function: Function, out: BertOutput, inputs: Inputs) -> Te
     return torch.stack([function(states), function(states[:-1])])
 
 
-def _call_cosine_similarity(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
+def _call_cosine_similarity(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
+    if out.last_hidden_state.shape[1] < 2:
+        return None
     # Different numbers of rows, N and N − 1: catches a result of (M, N) for (N, M).
     return function(out.last_hidden_state[0], out.last_hidden_state[-1, 1:])
 
 
-def _call_masked_loss(function: Function, out: BertOutput, inputs: Inputs) -> Tensor:
+def _call_masked_loss(function: Function, out: BertOutput, inputs: Inputs) -> Tensor | None:
+    if out.last_hidden_state.shape[1] < 2:
+        return None
     logits = out.last_hidden_state  # (B, S, D), taken for the scores of a vocabulary of D words
     labels = inputs["input_ids"] % logits.shape[-1]
     labels[:, 1] = 0  # id 0 is a word too: catches `labels > 0` as the mask
-    positions, rows = torch.arange(labels.shape[1]), torch.arange(len(labels))[:, None]
+    positions = torch.arange(labels.shape[1], device=labels.device)
+    rows = torch.arange(len(labels), device=labels.device)[:, None]
     masked = positions % (rows + 2) == 1  # a different number in each row: catches a mean of the rows' means
     return function(logits, labels.masked_fill(~masked, -100))
 

@@ -133,8 +133,8 @@ def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT) -> Certificat
     config = ours["eager"].config
     if config.position_embedding_type != "absolute":
         raise ConfigError(
-            f"{name_or_folder} has {config.position_embedding_type} positions, which transformers 5 passes over in "
-            "silence: the reference for these is transformers 4.57.6, see tests/equality/test_relative.py"
+            f"{name_or_folder} has {config.position_embedding_type} positions, which transformers 5 silently "
+            "ignores: the reference for these is transformers 4.57.6, see tests/equality/test_relative.py"
         )
     files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")]
     files.append(folder / layout.CONFIG)

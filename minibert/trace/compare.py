@@ -42,10 +42,10 @@ def rounding_noise(
     """How far rounding in `dtype` can move each value, whatever the order of the sums.
 
     Measured by Monte Carlo arithmetic (Parker 1997, "Monte Carlo Arithmetic: exploiting randomness in floating-point
-    arithmetic"): the model computes in float64 a few times, each time with every number inside it multiplied by
-    1 + ε·u, where ε is the machine epsilon of `dtype` and u is drawn from [−1, 1]. What that does to a value further
-    on, or to a cosine, mean or loss that is computed from the last ones, rounding does to it too: a LayerNorm of two
-    nearly equal numbers, say, makes it large.
+    arithmetic"): the model computes in float64 a few times, each time with every number of every value that has a name
+    multiplied by 1 + ε·u, where ε is the machine epsilon of `dtype` and u is drawn from [−1, 1]. What that does to a
+    value further on, or to a cosine, mean or loss that is computed from the last ones, rounding does to it too: a
+    LayerNorm of two nearly equal numbers, say, makes it large.
 
     Args:
         model: in float64; see `in_float64`.

@@ -13,7 +13,6 @@ after the block.
 """
 
 import copy
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from minibert.checks import did_you_mean
 from minibert.errors import InputError
 from minibert.heads import bert_in
 from minibert.model import ATTENTION, Attention, AttentionFunction, BertModel, eager_attention
@@ -320,6 +320,5 @@ def _matching(bert: BertModel, patterns: str | Sequence[str]) -> list[str]:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "trace.value_names(model) lists all names"
-    return f"no value here is named {name!r}: {hint}"
+    hint = did_you_mean(name, known) or ": trace.value_names(model) lists all names"
+    return f"no value here is named {name!r}{hint}"

@@ -52,7 +52,7 @@ class ParameterCounts:
 def count_parameters(model: nn.Module) -> ParameterCounts:
     """Counts the parameters of a `BertModel`, of a model with a head, or of a `SentenceEncoder`, part by part.
 
-    A parameter that two modules share, such as a decoder that is the word embedding table, counts once.
+    A parameter that two modules share counts once in the total.
     """
     parts: dict[str, nn.Module] = {}
     for name, child in model.named_children():

@@ -123,7 +123,7 @@ RUNG_OF = {
     "segment ids all 1": "parameters",
     "segment ids all 0": "parameters",
     "token types dropped": "parameters",
-    "word embeddings times √D": "parameters",
+    "word embeddings times √D": "embeddings",
     "weights transposed": "parameters",
     "query bias dropped": "parameters",
     "key bias dropped": "parameters",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minibert.teaching.bugs import BUGS, Bug
 from minibert.teaching.diagnosis import named_values
-from minibert.teaching.parts import PARTS
+from minibert.teaching.parts import PARTS, replace_part
 from minibert.trace.compare import example_inputs
 
 Values = dict[str, Tensor]
@@ -70,3 +70,14 @@ def test_in_the_head(bug: Bug) -> None:
     assert torch.equal(ours(**inputs).logits, expected)
     with bug.applied(ours):
         assert not torch.allclose(ours(**inputs).logits, expected, rtol=1e-4)
+
+
+def test_replacements_can_be_nested() -> None:
+    """Modules as functions too: PyTorch registers a module that is set as an attribute, and must not here."""
+    model = random_model()
+    inputs = example_inputs(model)
+    expected, modules = model(**inputs).last_hidden_state, list(model.modules())
+    with replace_part(model, "gelu", torch.nn.ReLU()), replace_part(model, "gelu", torch.nn.GELU()):
+        assert list(model.modules()) == modules
+    assert list(model.modules()) == modules
+    assert torch.equal(model(**inputs).last_hidden_state, expected)

@@ -284,3 +284,53 @@ def test_what_a_wrapper_returns_counts(reference: BertModel) -> None:
 
     found = diagnose(Doubled().eval(), reference)
     assert found.first_difference == "last_hidden_state"
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_few_tokens_are_enough(reference: BertModel, length: int) -> None:
+    inputs = {name: tensor[:, :length] for name, tensor in example_inputs(reference).items()}
+    assert diagnose(softmax_attention, reference, inputs, part="attention").correct
+    assert diagnose(copy.deepcopy(reference), reference, inputs).verdict == "equal"
+    found = diagnose(sample_norm, reference, inputs, part="layer_norm")
+    assert found.bugs == ("variance over n − 1",)
+
+
+@pytest.mark.parametrize(
+    "student, problem",
+    [
+        (lambda **_: None, r"the model returns nothing \(is there a return\?\)"),
+        (lambda **_: 5, "the model returns int, not hidden states"),
+        (lambda input_ids: input_ids, "the model fails: TypeError: .* unexpected keyword argument"),
+        (lambda **inputs: 1 / 0, "the model fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_model_that_cannot_be_compared_is_broken(reference: BertModel, student, problem: str) -> None:
+    found = diagnose(student, reference)
+    assert found.verdict == "broken"
+    assert re.match(problem, str(found))
+
+
+def test_a_different_shape_is_said_to_be_one(reference: BertModel) -> None:
+    found = diagnose(lambda **inputs: reference(**inputs).last_hidden_state[:, 0], reference)
+    assert (found.verdict, found.first_difference) == ("unknown", "last_hidden_state")
+    assert "last_hidden_state, in its shape, or because it contains NaN." in str(found)
+    assert "diagnose one part at a time" in str(found)
+    twice = diagnose(lambda self, ids, mask, types: (self.embeddings(ids, types),) * 2, reference, part="bert")
+    assert "returns pooled vectors of shape (3, 11, 24); it should be (3, 24)" in str(twice)
+
+
+def test_what_is_random_is_told_apart(reference: BertModel) -> None:
+    found = diagnose(lambda x: F.dropout(F.gelu(x), 0.1), reference, part="gelu")
+    assert (found.verdict, found.bugs) == ("random", ())
+    assert "F.dropout is unless it is told training=False" in str(found)
+    student = copy.deepcopy(reference).train()
+    assert diagnose(student, reference).bugs == ("dropout left on",)
+
+
+def test_scaled_embeddings_leave_the_decoder_alone() -> None:
+    """The table is also the decoder of masked words: a student who scales what it gives does not scale the logits."""
+    student, reference = subject("logits"), subject("logits")
+    table = student.bert.embeddings.word_embeddings
+    table.register_forward_hook(lambda module, ids, vectors: vectors * math.sqrt(24))
+    found = diagnose(student, reference)
+    assert (found.bugs, found.next_difference) == (("word embeddings times √D",), None)

@@ -361,7 +361,7 @@ NEARLY = [
     ("gelu", "return F.gelu(x), x", "a tuple of 2, where one tensor is asked for"),
     ("gelu", "return F.gelu(x).half()", "numbers of torch.float16; they should be torch.float32"),
     ("gelu", "return x / 0 * 0", "NaN, not a number"),
-    ("attention", "return F.dropout(query, 0.1)", "Is it new weights on every call, or dropout?"),
+    ("attention", "return F.dropout(query, 0.1)", "weights that are made on every call, or dropout that is always on"),
     ("masked_lm", "return F.linear(F.relu(self.norm(self.dense(hidden))), word_embeddings, self.bias)", "logits"),
 ]
 
