@@ -295,8 +295,9 @@ def not_deterministic(case: Case, once: Values, again: Values) -> Diagnosis | No
     moved = first_difference(once, again, {})
     if moved is None:
         return None
-    training = isinstance(case.student, nn.Module) and case.student.training
-    return Diagnosis("random", moved, bugs=(DROPOUT,) if training else ())
+    # A whole model may be in training mode, whatever wraps it; a part is put into the reference, which is not.
+    in_evaluation = isinstance(case.student, nn.Module) and not case.student.training
+    return Diagnosis("random", moved, bugs=() if case.part or in_evaluation else (DROPOUT,))
 
 
 def bit_for_bit(case: Case, ours: Values, theirs: Values) -> Diagnosis | None:
