@@ -93,21 +93,21 @@ def diagnose(
     with torch.no_grad():
         try:
             case.check_form()
-            ours, again = case.run_student(), case.run_student()
+            values, again = case.run_student(), case.run_student()
         except NotRunnableError as error:
             return Diagnosis("broken", problem=str(error))
-        theirs = case.run_reference()
-        found = nothing_to_compare(case, ours, theirs) or not_deterministic(case, ours, again)
-        found = found or bit_for_bit(case, ours, theirs)
+        expected = case.run_reference()
+        found = nothing_to_compare(case, values, expected) or not_deterministic(case, values, again)
+        found = found or bit_for_bit(case, values, expected)
         if found:
             return found
         with case.in_float64():
-            exact = Exact.of(case, ours, theirs)
+            exact = Exact.of(case, values, expected)
             return (
                 only_rounding(exact)
-                or known_bug(exact, exact.ours, exact.noise)
-                or own_precision(exact)
-                or known_bug(exact, case.what_counts(exact.ours), exact.coarse_noise)
+                or known_bug(exact, exact.values, exact.noise)
+                or only_coarse_rounding(exact)
+                or known_bug(exact, case.what_counts(exact.values), exact.coarse_noise)
                 or unexplained(exact)
             )
 
@@ -140,10 +140,12 @@ class Case:
         return named_values(self.reference, self.inputs)
 
     def check_form(self) -> None:
-        """Runs a function for a part beside ours, in a pass of its own: ours computes the values inside it as well.
+        """Runs the student's part once beside ours, on the same arguments, and compares what both return.
+
+        A pass of its own, because our function triggers the hooks inside the part as well.
 
         Raises:
-            NotRunnableError: it fails, or returns something of a different form than ours.
+            NotRunnableError: it fails, or returns something of another type, shape or dtype than ours.
             InputError: the reference never computes this part.
         """
         if self.part is None:
@@ -236,30 +238,30 @@ class Exact:
     """A case in float64: what both sides compute there, and how far rounding can move each value."""
 
     case: Case
-    ours: Values
-    theirs: Values
+    values: Values
+    expected: Values
     rounded: Values  # what the reference computed in its own dtype, before
     rounding: float  # the largest difference of both sides in that dtype
 
     @classmethod
-    def of(cls, case: Case, ours: Values, theirs: Values) -> "Exact":
-        """Runs both sides once more; `ours` and `theirs` are what they computed in the reference's own dtype."""
-        shared = [(value, theirs[name]) for name, value in case.what_counts(ours).items() if name in theirs]
+    def of(cls, case: Case, values: Values, expected: Values) -> "Exact":
+        """Runs both sides once more; `values` and `expected` are what they computed in the reference's own dtype."""
+        shared = [(value, expected[name]) for name, value in case.what_counts(values).items() if name in expected]
         try:
             exact = case.run_student()
         except RuntimeError:  # code that insists on float32
-            exact = ours
-        return cls(case, exact, case.run_reference(), theirs, max(max_difference(*pair) for pair in shared))
+            exact = values
+        return cls(case, exact, case.run_reference(), expected, max(max_difference(*pair) for pair in shared))
 
     @property
     def own_precision(self) -> bool:
         """Whether the student's values are not float64, although it was given float64."""
-        return any(dtype != torch.float64 for dtype in _dtypes(self.ours))
+        return any(dtype != torch.float64 for dtype in _dtypes(self.values))
 
     @cached_property
     def noise(self) -> dict[str, float]:
         """How far the precision of the student's values can move each of them."""
-        return self.noise_in(max(_dtypes(self.ours), key=_epsilon))
+        return self.noise_in(max(_dtypes(self.values), key=_epsilon))
 
     @cached_property
     def coarse_noise(self) -> dict[str, float]:
@@ -282,10 +284,10 @@ def _epsilon(dtype: torch.dtype) -> float:
 # --- what can be found, in the order in which it is looked for -------------------------------------------------------
 
 
-def nothing_to_compare(case: Case, ours: Values, theirs: Values) -> Diagnosis | None:
-    if not theirs.keys() & ours.keys():
+def nothing_to_compare(case: Case, values: Values, expected: Values) -> Diagnosis | None:
+    if not expected.keys() & values.keys():
         raise InputError("nothing can be compared: return hidden states (B, S, D), as a tensor or as a BertOutput")
-    if case.part is not None and "pooler_output" in theirs and "pooler_output" not in ours:
+    if case.part is not None and "pooler_output" in expected and "pooler_output" not in values:
         problem = f"{case.part} does not return the pooled vectors, (B, D), after the hidden states."
         return Diagnosis("broken", problem=problem)
     return None
@@ -300,89 +302,90 @@ def not_deterministic(case: Case, once: Values, again: Values) -> Diagnosis | No
     return Diagnosis("random", moved, bugs=() if case.part or in_evaluation else (DROPOUT,))
 
 
-def bit_for_bit(case: Case, ours: Values, theirs: Values) -> Diagnosis | None:
-    counted = case.what_counts(ours)
-    same = all(torch.equal(value, theirs[name]) for name, value in counted.items() if name in theirs)
+def bit_for_bit(case: Case, values: Values, expected: Values) -> Diagnosis | None:
+    counted = case.what_counts(values)
+    same = all(torch.equal(value, expected[name]) for name, value in counted.items() if name in expected)
     return Diagnosis("equal") if same else None
 
 
 def only_rounding(exact: Exact) -> Diagnosis | None:
-    counted = exact.case.what_counts(exact.ours)
+    counted = exact.case.what_counts(exact.values)
     # The first is cheap; the noise takes several runs, and is measured only if it is needed.
-    if first_difference(counted, exact.theirs, {}) and first_difference(counted, exact.theirs, exact.noise):
+    if first_difference(counted, exact.expected, {}) and first_difference(counted, exact.expected, exact.noise):
         return None
     return _rounding(exact, exact.own_precision)
 
 
-def own_precision(exact: Exact) -> Diagnosis | None:
+def only_coarse_rounding(exact: Exact) -> Diagnosis | None:
     """Code that rounds to float32 on its way differs in float64 about as much as the reference does in float32."""
-    counted = exact.case.what_counts(exact.ours)
-    return None if first_difference(counted, exact.theirs, exact.coarse_noise) else _rounding(exact, True)
+    counted = exact.case.what_counts(exact.values)
+    return None if first_difference(counted, exact.expected, exact.coarse_noise) else _rounding(exact, True)
 
 
 def _rounding(exact: Exact, own_precision: bool) -> Diagnosis:
     # The most negative number, which masks, is a different one in each precision.
-    counted = [name for name in exact.case.what_counts(exact.ours) if not name.endswith("masked_scores")]
-    differences = [max_difference(exact.ours[name], exact.theirs[name]) for name in counted if name in exact.theirs]
+    counted = [name for name in exact.case.what_counts(exact.values) if not name.endswith("masked_scores")]
+    shared = [name for name in counted if name in exact.expected]
+    differences = [max_difference(exact.values[name], exact.expected[name]) for name in shared]
     return Diagnosis("rounding", difference=max(differences), rounding=exact.rounding, own_precision=own_precision)
 
 
-def known_bug(exact: Exact, ours: Values, noise: Mapping[str, float]) -> Diagnosis | None:
+def known_bug(exact: Exact, values: Values, noise: Mapping[str, float]) -> Diagnosis | None:
     """The known mistakes with which the reference computes the first of the student's values that differ."""
-    where = first_difference(ours, exact.theirs, noise)
+    where = first_difference(values, exact.expected, noise)
     if where is None:
         return None
-    shared = [name for name in exact.theirs if name in ours]
-    slack = {name: _slack(ours[name], exact.theirs[name], exact.noise[name]) for name in shared}
+    shared = [name for name in exact.expected if name in values]
+    slack = {name: _slack(values[name], exact.expected[name], exact.noise[name]) for name in shared}
     found: list[tuple[int, str, str | None]] = []
     for bug in BUGS.values():
         if bug.random or _begins_elsewhere(bug, where, shared):
             continue
         with bug.applied(exact.case.reference):
             value = value_at(where, exact.case)
-            if value is None or not is_close(ours[where], value, slack[where]):
+            if value is None or not is_close(values[where], value, slack[where]):
                 continue
-            following = first_difference(ours, exact.case.run_reference(), slack)
+            following = first_difference(values, exact.case.run_reference(), slack)
         explained = shared.index(following) if following else len(shared)
         if explained > shared.index(where):
             found.append((explained, bug.name, following))
     if not found:
-        return _possible_bug(exact, ours, where)
+        return _possible_bug(exact, values, where)
     most = max(explained for explained, _, _ in found)
     best = [(name, following) for explained, name, following in found if explained == most]
     names = tuple(name for name, _ in best)
-    return _differs("bug", exact, ours, where, bugs=names, next_difference=best[0][1])
+    return _differs("bug", exact, values, where, bugs=names, next_difference=best[0][1])
 
 
-def _slack(ours: Tensor, theirs: Tensor, noise: float) -> float:
+def _slack(values: Tensor, expected: Tensor, noise: float) -> float:
     """What may be left of a difference that a mistake explains: rounding, and a student's own constants are rounded."""
-    return max(noise, 1e-5 * min(max_difference(ours, theirs), 10 * typical_size(theirs)))
+    return max(noise, 1e-5 * min(max_difference(values, expected), 10 * typical_size(expected)))
 
 
 def _begins_elsewhere(bug: Bug, where: str, names: list[str]) -> bool:
     return short_name(where) != bug.shows_at and any(short_name(name) == bug.shows_at for name in names)
 
 
-def _possible_bug(exact: Exact, ours: Values, where: str) -> Diagnosis | None:
+def _possible_bug(exact: Exact, values: Values, where: str) -> Diagnosis | None:
     """A mistake whose numbers are random, so that they cannot be compared, but which begins here."""
     names = tuple(bug.name for bug in BUGS.values() if bug.random and bug.shows_at == where)
-    if not names or ours[where].shape != exact.theirs[where].shape:
+    if not names or values[where].shape != exact.expected[where].shape:
         return None
-    both = torch.stack([ours[where].flatten().double(), exact.theirs[where].flatten()])
+    both = torch.stack([values[where].flatten().double(), exact.expected[where].flatten()])
     if torch.corrcoef(both)[0, 1] > 0.5:  # numbers that are alike are not random
         return None
-    return _differs("unknown", exact, ours, where, bugs=names)
+    return _differs("unknown", exact, values, where, bugs=names)
 
 
 def unexplained(exact: Exact) -> Diagnosis:
-    where = first_difference(exact.ours, exact.theirs, exact.noise)
+    where = first_difference(exact.values, exact.expected, exact.noise)
     assert where is not None
-    return _differs("unknown", exact, exact.ours, where)
+    return _differs("unknown", exact, exact.values, where)
 
 
-def _differs(verdict: str, exact: Exact, ours: Values, where: str, **facts: Any) -> Diagnosis:
+def _differs(verdict: str, exact: Exact, values: Values, where: str, **facts: Any) -> Diagnosis:
     student, reference = exact.case.student, exact.case.reference
-    shared = [name for name in exact.theirs if name in ours]
+    shared = [name for name in exact.expected if name in values]
     changed = None
     if verdict == "unknown" and isinstance(student, Pretrained):
         own = dict(student.named_parameters())
@@ -391,8 +394,8 @@ def _differs(verdict: str, exact: Exact, ours: Values, where: str, **facts: Any)
     return Diagnosis(
         verdict,
         where,
-        difference=max_difference(ours[where], exact.theirs[where]),
-        size=typical_size(exact.theirs[where]),
+        difference=max_difference(values[where], exact.expected[where]),
+        size=typical_size(exact.expected[where]),
         changed_parameter=changed,
         only_outputs=where == shared[0] and set(shared).isdisjoint(value_names(reference)),
         **facts,
