@@ -1,12 +1,14 @@
 """The same function as `model.py`, faster: what changes, and what stays exact?
 
 `model.py` is written to be read, and it comes first. This module computes the same hidden states for many texts in less
-time; every line of it has its counterpart in `model.py`. `SentenceEncoder` uses it unless it is created with
-`fast=False` or the model has relative positions, and `model.py` does not know that it exists.
+time; every line of it has its counterpart in `model.py`, which does not know that it exists.
 
-The speed comes from seven tricks. In brackets is how much longer it takes without each of them: for paragraphs of mixed
-length, and for one short text, on two cores (`python tests/benchmarks/tricks.py` removes one trick at a time; the
-last was not measured).
+Two rules keep it from ever computing something else. It keeps nothing between two calls: it reads the model's own
+parameters each time, so no copy can be out of date. And `applies_to` looks at every part of the model first: if one is
+not precisely as `model.py` made it, `SentenceEncoder` computes with `model.py` instead.
+
+The speed comes from five tricks. In brackets is how much longer it takes without each of them: for paragraphs of mixed
+length, and for one short text, on two cores (`python tests/benchmarks/tricks.py` removes one trick at a time).
 
 1. **Batch texts of similar length** (2.5 × together with the next one, -). In batches of texts in the order given, most
    positions are padding. `vectors/batches.py` sorts the texts by length and fills each batch with about 1,024 tokens:
@@ -17,156 +19,224 @@ last was not measured).
    result.
 3. **No attention mask** (1.00 ×, 1.04 ×). Attention does need to know where a text ends. It is computed for one bucket
    of texts of equal length at a time, (b, H, S, W), where no position has to be masked. Exact, for the same reason.
-4. **One product for query, key and value** (0.99 ×, 1.11 ×). Their matrices are stacked into one of (3·D, D). The sums
-   are the same, but a larger product may be split into different blocks and differ in the last bit.
-5. **Packed weights** for small batches (1.00 ×, 1.41 ×). With 16 rows, most of the time goes into reading the weights,
-   and the processor reads them fastest in the order in which the product uses them. This costs a second copy of the
-   weights. Not exact: the blocks of the product are different ones.
-6. **In-place operations** (1.01 ×, 1.00 ×). The residual connection and GELU overwrite their inputs. Exact. This saves
+4. **oneDNN's matrix products** (TIMES). PyTorch has two libraries for float32 products on a CPU and gives those of a
+   linear layer to MKL, which uses the widest instructions on Intel's processors only. Not exact: the sums are computed
+   in another order.
+5. **In-place operations** (1.01 ×, 1.00 ×). The residual connection and GELU overwrite their inputs. Exact. This saves
    memory, but no measurable time.
-7. **One table for positions and segments.** Every token is in segment 0, so the sum of the two embeddings is computed
-   once for each position, not for each text. Not exact: three vectors are added in a different order.
 
 Vectors of length 1 differ from those of `model.py` by less than 1e-6 (`tests/test_fast.py`). Where the rest of the time
 goes, and which other tricks did not help, is in `tests/benchmarks/README.md`.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+import functools
+from collections.abc import Hashable, Sequence
+from inspect import isfunction
 from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
-from minibert.model import ACTIVATIONS, BertModel, EncoderLayer
+from minibert import model as model_module
+from minibert.config import BertConfig
+from minibert.inputs import check_inputs
+from minibert.model import (
+    ACTIVATIONS,
+    ATTENTION,
+    Attention,
+    BertModel,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+)
 
 # For each run of texts of equal length, (how many texts, their length in tokens); N is the number of tokens in all.
 Buckets = list[tuple[int, int]]
 
-ROWS = 16  # N is rounded up to a multiple of this: kernels are fastest at round sizes, and fewer sizes occur
-PACK_UP_TO = 128  # rows; for every number of rows that occurs, oneDNN keeps a kernel of about a megabyte
+# --- the computation -------------------------------------------------------------------------------------------------
 
 
-class PackedLinear:
-    """x·Wᵀ + b: (N, in) → (N, out), with the weights packed if x has few rows.
-
-    Several layers that read the same x become one: their weights are stacked.
-    """
-
-    def __init__(self, *layers: nn.Linear) -> None:
-        self.layers = layers
-        self.bias = torch.cat([layer.bias.detach() for layer in layers])  # (out)
-        on_cpu = self.bias.device.type == "cpu" and self.bias.dtype == torch.float32
-        self.can_pack = on_cpu and torch.backends.mkldnn.is_available()
-
-    def stacked(self) -> Tensor:
-        """The weights of all layers, (out, in)."""
-        weights = [layer.weight.detach() for layer in self.layers]
-        return weights[0] if len(weights) == 1 else torch.cat(weights)
-
-    # `weight` and `packed` are computed when first used: encoding one text at a time never needs both.
-    weight = cached_property(stacked)
-
-    @cached_property
-    def packed(self) -> Tensor:
-        """The weights in the order in which oneDNN, one of PyTorch's libraries for the CPU, reads them."""
-        return torch.ops.mkldnn._reorder_linear_weight(self.stacked(), ROWS)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.can_pack and len(x) <= PACK_UP_TO:
-            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return F.linear(x, self.weight, self.bias)
-
-
-class FastLayer:
-    """One encoder layer: (N, D) → (N, D)."""
-
-    def __init__(self, layer: nn.Module, head_size: int, activate: Callable[[Tensor], Tensor]) -> None:
-        assert isinstance(layer, EncoderLayer)
-        attention, feed_forward = layer.attention, layer.feed_forward
-        self.head_size = head_size
-        self.activate = activate
-        self.query_key_value = PackedLinear(attention.query, attention.key, attention.value)
-        self.output = PackedLinear(attention.output)
-        self.attention_norm = layer.attention_norm
-        self.expand = PackedLinear(feed_forward.expand)
-        self.contract = PackedLinear(feed_forward.contract)
-        self.feed_forward_norm = layer.feed_forward_norm
-
-    def __call__(self, hidden: Tensor, buckets: Buckets) -> Tensor:
-        context = self.attention(self.query_key_value(hidden), buckets)  # (N, D) → (N, 3·D) → (N, D)
-        hidden = self.attention_norm(self.output(context).add_(hidden))
-        expanded = self.activate(self.expand(hidden))  # (N, D) → (N, F)
-        return self.feed_forward_norm(self.contract(expanded).add_(hidden))  # (N, F) → (N, D)
-
-    def attention(self, qkv: Tensor, buckets: Buckets) -> Tensor:
-        """The tokens of each text attend to that text alone: (N, 3·D) → (N, D)."""
-        contexts = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)  # (N, D)
-        start = 0
-        for count, length in buckets:
-            end = start + count * length
-            heads = qkv[start:end].view(count, length, 3, -1, self.head_size)  # (b·S, 3·D) → (b, S, 3, H, W)
-            context = F.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4))  # 3 of (b, H, S, W) → (b, H, S, W)
-            context = context.transpose(1, 2).flatten(2)  # (b, H, S, W) → (b, S, D)
-            contexts[start:end] = context.flatten(0, 1)  # (b, S, D) → (b·S, D)
-            start = end
-        return contexts
-
-
-class FastBert:
-    """Computes what a `BertModel` computes, for texts of any lengths, without padding.
-
-    It holds stacked and packed copies of the model's parameters. When `matches` is False, they are out of date: create
-    a new one.
+@torch.no_grad()
+def last_hidden_states(model: BertModel, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Computes the last hidden states of texts of any lengths, without gradients, by a model that this `applies_to`.
 
     Args:
-        model: with absolute positions; relative ones change the attention scores, which are never computed here.
+        model: one for which `applies_to` is True; it is not asked again here.
+        texts: the token ids of each, [CLS] and [SEP] included. Texts of equal length should be adjacent, as
+            `vectors.batches.by_length` orders them.
+
+    Returns:
+        For each run of adjacent texts of equal length, (b, S, D), in the order given.
+
+    Raises:
+        InputError: an id or a length that the model cannot take.
     """
+    for extreme in (max(texts, key=max), max(texts, key=len)):
+        check_inputs(model.config, torch.tensor([extreme]), None, None, None)
+    buckets = [(len(list(run)), length) for length, run in groupby(map(len, texts))]
+    hidden = embed(model.embeddings, texts)
+    for layer in layers_of(model):
+        hidden = encode_layer(layer, hidden, buckets)
+    runs = hidden[: sum(map(len, texts))].split([count * length for count, length in buckets])
+    return [run.view(count, length, -1) for run, (count, length) in zip(runs, buckets, strict=True)]
 
-    def __init__(self, model: BertModel) -> None:
-        self.modules = list(model.modules())
-        self.versions = self.parameter_versions()
-        embeddings, config = model.embeddings, model.config
-        activation = ACTIVATIONS[config.hidden_act]
-        activate = torch.ops.aten.gelu_ if activation is F.gelu else activation
-        self.words, self.norm = embeddings.word_embeddings, embeddings.norm
-        positions, segments = embeddings.position_embeddings.weight, embeddings.token_type_embeddings.weight
-        self.positions = (positions + segments[0]).detach()  # (positions, D)
-        self.layers = [FastLayer(layer, config.head_size, activate) for layer in model.encoder.layers]
 
-    def matches(self, model: BertModel) -> bool:
-        """Whether this was created from `model`, and no module or parameter of it has changed since."""
-        return self.modules[0] is model and self.versions == self.parameter_versions()
+def layers_of(model: BertModel) -> list[EncoderLayer]:
+    return [layer for layer in model.encoder.layers if isinstance(layer, EncoderLayer)]
 
-    def parameter_versions(self) -> list[tuple[int, int]]:
-        """An address and a version for each module and parameter: replacing, moving or writing to one changes them."""
-        modules = [(id(child), 0) for module in self.modules for child in module._modules.values()]
-        tensors = [tensor for module in self.modules for tensor in module._parameters.values() if tensor is not None]
-        # PyTorch does not count the changes of tensors that were created in inference mode.
-        return modules + [(each.data_ptr(), 0 if each.is_inference() else each._version) for each in tensors]
 
-    def __call__(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Computes the last hidden states.
+def embed(embeddings: Embeddings, texts: Sequence[Sequence[int]]) -> Tensor:
+    """The embeddings of all tokens, (N, D), with a few more rows that fill the last block."""
+    filler = [0] * filler_rows(sum(map(len, texts)))
+    words = [token for text in texts for token in text] + filler
+    positions = [position for text in texts for position in range(len(text))] + filler
+    ids = torch.tensor([words, [0] * len(words), positions], device=embeddings.word_embeddings.weight.device)
+    embedded = embeddings.word_embeddings(ids[0]).add_(embeddings.token_type_embeddings(ids[1]))  # (N) → (N, D)
+    return embeddings.norm(embedded.add_(embeddings.position_embeddings(ids[2])))
 
-        Args:
-            texts: the token ids of each, [CLS] and [SEP] included. Texts of equal length should be adjacent, as
-                `vectors.batches.by_length` orders them.
 
-        Returns:
-            For each run of adjacent texts of equal length, (b, S, D), in the order given.
-        """
-        buckets = [(len(list(run)), length) for length, run in groupby(map(len, texts))]
-        hidden = self.embed(texts)
-        for layer in self.layers:
-            hidden = layer(hidden, buckets)
-        runs = hidden[: sum(map(len, texts))].split([count * length for count, length in buckets])
-        return [run.view(count, length, -1) for run, (count, length) in zip(runs, buckets, strict=True)]
+def filler_rows(tokens: int) -> int:
+    """How many rows to add to N tokens: products are fastest at round sizes, and oneDNN keeps code for each size.
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """The embeddings of all tokens, (N, D)."""
-        filler = [0] * (-sum(map(len, texts)) % ROWS)
-        ids = [token for text in texts for token in text] + filler
-        positions = [position for text in texts for position in range(len(text))] + filler
-        ids, positions = torch.tensor([ids, positions], device=self.positions.device)  # (N)
-        return self.norm(self.words(ids).add_(self.positions[positions]))
+    Blocks are of 16 rows up to N = 256, and of a sixteenth of the next power of two above: less than 7 % of the rows.
+    """
+    block = max(16, 1 << (tokens - 1).bit_length() >> 4)
+    return -tokens % block
+
+
+def encode_layer(layer: EncoderLayer, hidden: Tensor, buckets: Buckets) -> Tensor:
+    """One encoder layer: (N, D) → (N, D)."""
+    attended = attend(layer.attention, hidden, buckets)
+    hidden = layer.attention_norm(attended.add_(hidden))
+    return layer.feed_forward_norm(feed_forward(layer.feed_forward, hidden).add_(hidden))
+
+
+def attend(attention: Attention, hidden: Tensor, buckets: Buckets) -> Tensor:
+    """The tokens of each text attend to that text alone: (N, D) → (N, D)."""
+    projected = [linear(part, hidden) for part in (attention.query, attention.key, attention.value)]  # 3 of (N, D)
+    contexts = torch.zeros_like(projected[2])
+    start = 0
+    for count, length in buckets:
+        end = start + count * length
+        of_bucket = [part[start:end].view(count, length, -1) for part in projected]  # (b·S, D) → (b, S, D)
+        query, key, value = [attention.split_heads(part) for part in of_bucket]  # (b, S, D) → (b, H, S, W)
+        context = F.scaled_dot_product_attention(query, key, value)  # (b, H, S, W)
+        contexts[start:end] = attention.merge_heads(context).flatten(0, 1)  # (b, H, S, W) → (b, S, D) → (b·S, D)
+        start = end
+    return linear(attention.output, contexts)
+
+
+def feed_forward(part: FeedForward, hidden: Tensor) -> Tensor:
+    activate = torch.ops.aten.gelu_ if part.activation is F.gelu else part.activation
+    return linear(part.contract, activate(linear(part.expand, hidden)))  # (N, D) → (N, F) → (N, D)
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """x·Wᵀ + b: (N, in) → (N, out)."""
+    onednn = torch.backends.mkldnn  # by its former name
+    if x.device.type == "cpu" and x.dtype == torch.float32 and onednn.is_available() and onednn.enabled:
+        return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+    return F.linear(x, layer.weight, layer.bias)
+
+
+# --- where it applies ------------------------------------------------------------------------------------------------
+
+OURS = (model_module, BertModel, Embeddings, Encoder, EncoderLayer, Attention, FeedForward)
+PYTORCHS = (F, nn.Module, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Embedding, nn.Dropout)
+# Every function that a BERT computes with, as it was when this module was imported, and the namespace it is in.
+ORIGINAL = [
+    (vars(owner), name, value)
+    for owner in OURS + PYTORCHS
+    for name, value in vars(owner).items()
+    # torch.compile wraps the last two for its own records; calling a module uses neither.
+    if callable(value) and name not in ("__init__", "__setstate__")
+]
+# Whether one of `model.py`'s was replaced before that, by a function of another file.
+REPLACED_BEFORE = any(
+    isfunction(value)
+    and value is not NamedTuple
+    and not value.__code__.co_filename.startswith(str(Path(__file__).parent))
+    for owner in OURS
+    for value in vars(owner).values()
+)
+ORIGINAL_ACTIVATIONS = tuple(ACTIVATIONS.values())
+ORIGINAL_ATTENTION = tuple(ATTENTION.values())
+
+
+def applies_to(model: BertModel) -> bool:
+    """Whether `last_hidden_states` computes what calling `model` would compute now.
+
+    Not if a part of it is of another type than in a new `BertModel`, as after adding adapters, quantising or compiling;
+    if a hook or a function of the user's own would be called; in training mode; with relative positions, which change
+    the attention scores; or while something changes what PyTorch's functions compute, such as autocast.
+    """
+    return (
+        _is_as_new(model)
+        and model.embeddings.absolute
+        and model.attend in ORIGINAL_ATTENTION
+        and all(layer.feed_forward.activation in ORIGINAL_ACTIVATIONS for layer in layers_of(model))
+        and not _functions_were_replaced()
+        and not _pytorch_is_changed(next(model.parameters()).device.type)
+    )
+
+
+def calls_only_forward(module: nn.Module) -> bool:
+    """Whether calling a module runs its class's `forward` and nothing else: no hook, no method set on this object."""
+    own = vars(module)
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
+    return not hooks and own.keys().isdisjoint(_methods(type(module)))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=100)  # the user may define any number of classes
+def _methods(kind: Hashable) -> frozenset[str]:
+    """The names that an object finds in its class; one that is set on the object itself is found first."""
+    return frozenset(dir(kind)).difference(vars(nn.Module()))
+
+
+@functools.cache
+def _new_model() -> BertModel:
+    """A model of one layer, as `model.py` constructs it, without memory for its parameters."""
+    with torch.device("meta"):
+        return BertModel(BertConfig(vocab_size=1, hidden_size=1, num_attention_heads=1, num_hidden_layers=1)).eval()
+
+
+def _is_as_new(model: BertModel) -> bool:
+    """Whether all modules have the types, methods and names of a new model's, and their parameters one dtype."""
+    tensors: set[object] = set()
+    pairs: list[tuple[nn.Module, nn.Module]] = [(model, _new_model())]
+    while pairs:
+        module, new = pairs.pop()
+        if type(module) is not type(new) or module.training or not calls_only_forward(module):
+            return False
+        parts, new_parts = vars(module)["_modules"], vars(new)["_modules"]
+        parameters, new_parameters = vars(module)["_parameters"], vars(new)["_parameters"]
+        if type(module) is nn.ModuleList:  # the layers: as many as there are
+            new_parts = dict.fromkeys(parts, new_parts["0"])
+        if not new_parts.keys() - {"pooler"} <= parts.keys() <= new_parts.keys():  # it may be missing, or None
+            return False
+        if parameters.keys() != new_parameters.keys():
+            return False
+        pairs += [(part, new_parts[name]) for name, part in parts.items() if part is not None or name != "pooler"]
+        tensors |= {(type(x), x.dtype, x.device, x.layout) for x in parameters.values() if x is not None}
+    return len(tensors) == 1
+
+
+def _functions_were_replaced() -> bool:
+    return REPLACED_BEFORE or any(functions.get(name) is not value for functions, name, value in ORIGINAL)
+
+
+def _pytorch_is_changed(device: str) -> bool:
+    """Whether a hook for all modules, autocast or a mode changes what PyTorch's modules and functions compute."""
+    modes = [mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)]
+    return bool(
+        modes
+        or torch._C._len_torch_dispatch_stack()
+        or torch.is_autocast_enabled(device)
+        or nn.modules.module._has_any_global_hook()
+    )

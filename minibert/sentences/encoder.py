@@ -23,7 +23,7 @@ from minibert.checkpoints import store
 from minibert.checkpoints.atomic import write_atomically
 from minibert.checks import check_integer
 from minibert.errors import ConfigError, InputError, TextError, TextTypeError, TruncationWarning, warn
-from minibert.fast import FastBert
+from minibert.fast import applies_to, calls_only_forward, last_hidden_states
 from minibert.model import BertModel
 from minibert.sentences.recipe import Dense, Recipe, check_recipe, read_recipe, transformer_folder, write_recipe
 from minibert.tokenizer import BertTokenizer
@@ -44,8 +44,8 @@ class SentenceEncoder(nn.Module):
         model: a `BertModel`, which becomes part of the encoder.
         tokenizer: that of the same checkpoint.
         recipe: how token vectors become one vector, and the other settings; by default, the mean of all tokens.
-        fast: whether `encode` uses `fast.py`, with other batches and rounding, or `model.py`. `forward` always uses
-            `model.py`.
+        fast: whether `encode` uses `fast.py`, which rounds differently, for a model that `fast.applies_to`. For others,
+            such as one with hooks or adapters, it uses `model.py`, as `forward` always does.
 
     Raises:
         InputError: `model` or `tokenizer` is something else.
@@ -60,9 +60,7 @@ class SentenceEncoder(nn.Module):
         self.recipe = check_recipe(recipe or Recipe())
         self.model = model
         self.tokenizer = tokenizer
-        # Relative positions change the attention scores, which `fast.py` never computes.
-        self.fast = fast and model.config.position_embedding_type == "absolute"
-        self._latest_fast_bert: FastBert | None = None
+        self.fast = fast
         self.final_steps = nn.Sequential(*self.recipe.final_steps).to(model.embeddings.word_embeddings.weight.dtype)
         self.dimension = _output_size(self.recipe, model.config.hidden_size)  # E, the size of a vector
         positions = model.config.max_position_embeddings
@@ -149,7 +147,7 @@ class SentenceEncoder(nn.Module):
         """Model inputs → vectors, bit-equal to sentence-transformers; `encoder(**tokenizer(texts))`.
 
         Args:
-            input_ids, attention_mask, token_type_ids: (B, S), as for `BertModel`; padded on the right.
+            input_ids, attention_mask, token_type_ids: (B, S), as for `BertModel`; padded on either side.
             prompt_length: the number of tokens at the start that are not pooled.
 
         Returns:
@@ -274,24 +272,29 @@ class SentenceEncoder(nn.Module):
     def _encode_window(self, ids: list[list[int]], prompt_tokens: int, batch_tokens: int, bar: Any) -> Tensor:
         """The vectors of N texts, (N, E) float32 on the CPU, computed in batches of similar length."""
         vectors = torch.empty(len(ids), self.dimension)
-        fast_bert = self._fast_bert()
+        fast = self._can_be_fast()
         for batch in by_length([len(row) for row in ids], batch_tokens):
-            vectors[batch] = self._vectors([ids[row] for row in batch], prompt_tokens, fast_bert)
+            vectors[batch] = self._vectors([ids[row] for row in batch], prompt_tokens, fast)
             bar.update(len(batch))
         return vectors
 
     @torch.inference_mode()
-    def _vectors(self, ids: list[list[int]], prompt_tokens: int, fast_bert: FastBert | None) -> Tensor:
+    def _vectors(self, ids: list[list[int]], prompt_tokens: int, fast: bool) -> Tensor:
         """The vectors of one batch, (B, E) float32 on the CPU, from the token ids of B texts."""
-        if fast_bert is None:
-            vectors = self(*self._padded(ids), prompt_length=prompt_tokens)
-        else:
+        if fast:
             pooled = []
-            for hidden in fast_bert(ids):  # (b, S, D), b texts of equal length
+            for hidden in last_hidden_states(self.model, ids):  # (b, S, D), b texts of equal length
                 all_tokens = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
                 pooled.append(self._pool(hidden, all_tokens, prompt_tokens))
             vectors = self.final_steps(torch.cat(pooled))  # (B, modes·D) → (B, E)
+        else:
+            vectors = self(*self._padded(ids), prompt_length=prompt_tokens)
         return vectors.float().cpu()
+
+    def _can_be_fast(self) -> bool:
+        """Whether `fast.py` computes what calling this encoder would compute now."""
+        own_forward = type(self).forward is SentenceEncoder.forward and calls_only_forward(self)
+        return self.fast and own_forward and applies_to(self.model)
 
     def _padded(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask of one batch, each (B, S)."""
@@ -300,21 +303,10 @@ class SentenceEncoder(nn.Module):
         mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
         return torch.tensor(padded, device=self.device), torch.tensor(mask, device=self.device)
 
-    def _fast_bert(self) -> FastBert | None:
-        """The fast form of the model as it is now; None if `model.py` is to be used."""
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
-        if not self.fast or hooked:  # `fast.py` does not call the modules, so it would not call their hooks either
-            return None
-        if self._latest_fast_bert is None or not self._latest_fast_bert.matches(self.model):
-            with torch.inference_mode():
-                self._latest_fast_bert = FastBert(self.model)
-        return self._latest_fast_bert
-
     def _pool(self, hidden: Tensor, attention_mask: Tensor, prompt_length: int) -> Tensor:
-        """(B, S, D) → (B, modes·D), without the first `prompt_length` tokens."""
+        """(B, S, D) → (B, modes·D), without the first `prompt_length` tokens after any padding."""
         if prompt_length:
-            attention_mask = attention_mask.clone()
-            attention_mask[:, :prompt_length] = 0
+            attention_mask = attention_mask * (attention_mask.cumsum(1) > prompt_length)
         return torch.cat([POOLING[mode](hidden, attention_mask) for mode in self.recipe.pooling], dim=-1)
 
     def _check_call(self, texts: object, batch_tokens: int) -> None:

@@ -11,7 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from minibert import SentenceEncoder
 from minibert.checkpoints import store
-from minibert.fast import FastBert
+from minibert.fast import last_hidden_states
+from minibert.model import BertModel
 from minibert.vectors.batches import by_length
 
 NAMES = {
@@ -25,15 +26,15 @@ NAMES = {
 
 
 @torch.inference_mode()
-def shares(title: str, compute: FastBert, batches: list[list[Sequence[int]]], config) -> None:
+def shares(title: str, model: BertModel, batches: list[list[Sequence[int]]]) -> None:
     for batch in batches[:20]:
-        compute(batch)
+        last_hidden_states(model, batch)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for batch in batches:
-            compute(batch)
+            last_hidden_states(model, batch)
     events = profiler.key_averages()
     whole = sum(event.self_cpu_time_total for event in events)
-    needed = needed_flops([len(text) for batch in batches for text in batch], config)
+    needed = needed_flops([len(text) for batch in batches for text in batch], model.config)
     peak = peak_flops()
     print(f"\n{title}: {needed / peak / whole * 1e6:.0%} of the peak of {peak / 1e9:.0f} GFLOP/s")
     left = 1.0
@@ -46,12 +47,12 @@ def shares(title: str, compute: FastBert, batches: list[list[Sequence[int]]], co
 
 def main() -> None:
     encoder = SentenceEncoder.from_pretrained(store.DEFAULT)
-    compute, config = FastBert(encoder.model), encoder.model.config
+    model = encoder.model
     texts = [encoding.ids for encoding in encoder.tokenizer.encode(paragraphs(300), 256)]
     mixed = [[texts[number] for number in batch] for batch in by_length([len(text) for text in texts])]
-    shares("paragraphs of mixed length", compute, mixed, config)
-    shares("at the length limit", compute, [[(texts[n] * 256)[:256] for n in range(4)]] * 20, config)
-    shares("single texts of 16 tokens", compute, [[(text * 16)[:16]] for text in texts], config)
+    shares("paragraphs of mixed length", model, mixed)
+    shares("at the length limit", model, [[(texts[n] * 256)[:256] for n in range(4)]] * 20)
+    shares("single texts of 16 tokens", model, [[(text * 16)[:16]] for text in texts])
 
 
 if __name__ == "__main__":

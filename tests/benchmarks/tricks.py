@@ -9,85 +9,65 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from bench import paragraphs
-from torch import Tensor
+from torch import Tensor, nn
 
-from minibert import BertModel, SentenceEncoder, fast
+from minibert import SentenceEncoder, fast
 from minibert.checkpoints import store
-from minibert.fast import Buckets, FastBert, FastLayer, PackedLinear
+from minibert.fast import Buckets, last_hidden_states
+from minibert.model import Attention, BertModel, EncoderLayer, sdpa_attention
 from minibert.vectors.batches import by_length
 
-
-class Variant(FastLayer):
-    """The same layer, which can also take a mask, and query, key and value from separate products."""
-
-    mask: Tensor | None = None
-
-    def attention(self, qkv: Tensor | Sequence[Tensor], buckets: Buckets) -> Tensor:
-        parts = qkv.chunk(3, dim=1) if isinstance(qkv, Tensor) else qkv
-        contexts, start = parts[0].new_zeros(parts[0].shape), 0
-        for count, length in buckets:
-            end = start + count * length
-            heads = [part[start:end].view(count, length, -1, self.head_size).transpose(1, 2) for part in parts]
-            mask = self.mask if self.mask is None or self.mask.numel() else torch.zeros(count, 1, 1, length)
-            context = F.scaled_dot_product_attention(*heads, mask)
-            contexts[start:end] = context.transpose(1, 2).flatten(2).flatten(0, 1)
-            start = end
-        return contexts
+Compute = Callable[[BertModel, Sequence[Sequence[int]]], object]
 
 
-class WithMask(Variant):
-    """A mask of zeros, which masks nothing."""
+def without(**functions: Callable[..., object]) -> Compute:
+    """The fast path with some of its functions replaced by those that do without a trick."""
 
-    mask = torch.empty(0)
+    def compute(model: BertModel, texts: Sequence[Sequence[int]]) -> object:
+        with patch.multiple(fast, **functions):
+            return last_hidden_states(model, texts)
 
-
-class ThreeProducts(Variant):
-    """A separate product for each of query, key and value."""
-
-    def __init__(self, layer, head_size: int, activate: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(layer, head_size, activate)
-        three = [PackedLinear(part) for part in (layer.attention.query, layer.attention.key, layer.attention.value)]
-        self.query_key_value = lambda hidden: [product(hidden) for product in three]
+    return compute
 
 
-class NotInPlace(FastLayer):
-    """New memory for each sum and each GELU."""
+def attend_with_mask(attention: Attention, hidden: Tensor, buckets: Buckets, mask: Tensor | None = None) -> Tensor:
+    """As `fast.attend`, with a mask: (N, D) → (N, D)."""
+    contexts = torch.zeros_like(hidden)
+    projected = [fast.linear(part, hidden) for part in (attention.query, attention.key, attention.value)]
+    start = 0
+    for count, length in buckets:
+        end = start + count * length
+        heads = [attention.split_heads(part[start:end].view(count, length, -1)) for part in projected]
+        visible = torch.zeros(count, 1, 1, length) if mask is None else mask
+        context = sdpa_attention(*heads, visible)[0]
+        contexts[start:end] = attention.merge_heads(context).flatten(0, 1)
+        start = end
+    return fast.linear(attention.output, contexts)
 
-    def __call__(self, hidden: Tensor, buckets: Buckets) -> Tensor:
-        hidden = self.attention_norm(hidden + self.output(self.attention(self.query_key_value(hidden), buckets)))
-        return self.feed_forward_norm(hidden + self.contract(F.gelu(self.expand(hidden))))
 
-
-class NotPacked(PackedLinear):
-    """The weights as they are in the model, for few rows too."""
-
-    can_pack = property(lambda self: False, lambda self, value: None)
-
-
-class WithPadding(FastBert):
+def with_padding(model: BertModel, texts: Sequence[Sequence[int]]) -> object:
     """All texts of a batch padded to the longest; padding is computed too, and masked."""
-
-    def __call__(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
-        longest = max(map(len, texts))
-        visible = [[True] * len(text) + [False] * (longest - len(text)) for text in texts]
-        Variant.mask = torch.tensor(visible)[:, None, None]
-        try:
-            return super().__call__([[*text, *[0] * (longest - len(text))] for text in texts])
-        finally:
-            Variant.mask = None
+    longest = max(map(len, texts))
+    hidden = [[0.0] * len(text) + [1.0] * (longest - len(text)) for text in texts]
+    mask = torch.tensor(hidden)[:, None, None]
+    compute = without(attend=lambda *inputs: attend_with_mask(*inputs, mask))
+    return compute(model, [[*text, *[0] * (longest - len(text))] for text in texts])
 
 
-def build(model: BertModel, whole: type = FastBert, layer: type = FastLayer, product: type = PackedLinear) -> FastBert:
-    """The fast path with one part replaced."""
-    fast.FastLayer, fast.PackedLinear = layer, product
-    try:
-        return whole(model)
-    finally:
-        fast.FastLayer, fast.PackedLinear = FastLayer, PackedLinear
+def layer_not_in_place(layer: EncoderLayer, hidden: Tensor, buckets: Buckets) -> Tensor:
+    """New memory for each sum and each GELU."""
+    hidden = layer.attention_norm(hidden + fast.attend(layer.attention, hidden, buckets))
+    expanded = F.gelu(fast.linear(layer.feed_forward.expand, hidden))
+    return layer.feed_forward_norm(hidden + fast.linear(layer.feed_forward.contract, expanded))
+
+
+def linear_by_mkl(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
 
 
 def measure(title: str, rounds: int, work: dict[str, Callable[[int], object]]) -> None:
@@ -108,17 +88,16 @@ def measure(title: str, rounds: int, work: dict[str, Callable[[int], object]]) -
 def main(rounds: int) -> None:
     encoder = SentenceEncoder.from_pretrained(store.DEFAULT)
     model = encoder.model
-    variants = {
-        "all tricks": build(model),
-        "with padding and its mask": build(model, WithPadding, Variant),
-        "with a mask that masks nothing": build(model, layer=WithMask),
-        "three products for query, key and value": build(model, layer=ThreeProducts),
-        "weights not packed for few rows": build(model, product=NotPacked),
-        "not in place": build(model, layer=NotInPlace),
+    variants: dict[str, Compute] = {
+        "all tricks": last_hidden_states,
+        "with padding and its mask": with_padding,
+        "with a mask that masks nothing": without(attend=attend_with_mask),
+        "MKL's products": without(linear=linear_by_mkl),
+        "not in place": without(encode_layer=layer_not_in_place),
     }
     texts = [encoding.ids for encoding in encoder.tokenizer.encode(paragraphs(60 * rounds), 256)]
 
-    def mixed(compute: FastBert, batch_tokens: int = 1024, batch_texts: int = 0) -> Callable[[int], object]:
+    def mixed(compute: Compute, batch_tokens: int = 1024, batch_texts: int = 0) -> Callable[[int], object]:
         def do(turn: int) -> None:
             piece = texts[turn::rounds]
             batches = by_length([len(text) for text in piece], batch_tokens)
@@ -126,21 +105,22 @@ def main(rounds: int) -> None:
                 numbers = list(range(len(piece)))
                 batches = [numbers[start : start + batch_texts] for start in numbers[::batch_texts]]
             for batch in batches:
-                compute([piece[number] for number in batch])
+                compute(model, [piece[number] for number in batch])
 
         return do
 
     everybody = {name: mixed(compute) for name, compute in variants.items()}
-    everybody["padding, batches of 12 unsorted"] = mixed(variants["with padding and its mask"], batch_texts=12)
-    everybody["batches of 256 tokens"] = mixed(variants["all tricks"], 256)
-    everybody["batches of 4,096 tokens"] = mixed(variants["all tricks"], 4096)
+    everybody["padding, batches of 12 unsorted"] = mixed(with_padding, batch_texts=12)
+    everybody["batches of 256 tokens"] = mixed(last_hidden_states, 256)
+    everybody["batches of 4,096 tokens"] = mixed(last_hidden_states, 4096)
     measure("60 paragraphs of mixed length", rounds, everybody)
 
-    def single(compute: Callable[[list[list[int]]], object]) -> Callable[[int], object]:
-        return lambda turn: [compute([text[:16]]) for text in texts[turn : turn + 5]]
+    def single(compute: Compute) -> Callable[[int], object]:
+        return lambda turn: [compute(model, [text[:16]]) for text in texts[turn : turn + 5]]
 
     one = {name: single(compute) for name, compute in variants.items()}
-    one["the readable path"] = single(lambda text: model(torch.tensor(text)))
+    one["the readable path"] = single(lambda model, texts: model(torch.tensor(texts)))
+    one["only asking whether the fast path applies"] = single(lambda model, texts: fast.applies_to(model))
     measure("5 single texts of 16 tokens", 4 * rounds, one)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

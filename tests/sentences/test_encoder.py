@@ -135,6 +135,24 @@ def test_progress(encoder, capsys: pytest.CaptureFixture) -> None:
     assert "6 texts" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mode", ["mean", "max", "mean_sqrt_len_tokens"])
+def test_a_prompt_that_is_not_pooled_after_padding_on_either_side(small: Path, mode: str) -> None:
+    encoder = SentenceEncoder.from_pretrained(small)
+    encoder.recipe = Recipe(pooling=(mode,), include_prompt=False)
+    alone = [encoder.encode(text, prompt="a prompt: ") for text in SIX]
+    length = len(encoder.tokenizer.tokenize("a prompt: ")) + 1
+    for side in ("right", "left"):
+        inputs = encoder.tokenizer([f"a prompt: {text}" for text in SIX], padding_side=side)
+        last = inputs["attention_mask"].sum(1)
+        with torch.no_grad():
+            # The tokens stand at the same positions as without padding, so the vectors are the same.
+            positions = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            hidden = encoder.model(inputs["input_ids"], inputs["attention_mask"], None, positions).last_hidden_state
+            vectors = encoder._pool(hidden, inputs["attention_mask"], length)
+        torch.testing.assert_close(vectors, torch.stack(alone), atol=1e-5, rtol=1e-5)
+        assert last.min() < last.max()
+
+
 @pytest.mark.parametrize("include_prompt", [True, False])
 @pytest.mark.parametrize("mode", [mode for mode in POOLING if mode != "weightedmean"])
 def test_prompts(small: Path, tmp_path: Path, include_prompt: bool, mode: str) -> None:
