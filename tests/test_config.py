@@ -122,7 +122,7 @@ def test_a_config_of_a_different_network_is_refused_by_name(
     "content,message",
     [
         (b"{", "cannot be read as JSON"),
-        (b"\xff\xfe", "cannot be read as JSON"),
+        (b"\xff\xfe", "must be UTF-8 text"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b"[1]", "holds a JSON list, not an object"),
     ],

@@ -222,7 +222,7 @@ def test_added_tokens(checkpoint: Path, tmp_path: Path, files: dict[str, dict]) 
         ),
         (
             {"special_tokens_map.json": {"additional_special_tokens": [7]}},
-            "additional_special_tokens must hold tokens, got 7",
+            "additional_special_tokens in the tokenizer.s settings must be a token, got 7",
         ),
     ],
 )
@@ -305,9 +305,9 @@ BYTE_PAIRS = json.dumps({"version": "1.0", "added_tokens": [], "model": {"type":
     "files,error,message",
     [
         ({}, CheckpointNotFoundError, r"has neither tokenizer\.json nor vocab\.txt"),
-        ({"tokenizer.json": "{}"}, TokenizerError, r"tokenizer\.json cannot be read as a tokenizer"),
+        ({"tokenizer.json": "{}"}, TokenizerError, r"tokenizer\.json: it cannot be read as a tokenizer"),
         ({"vocab.txt": "fly\n[PAD]\n[UNK]\n"}, TokenizerError, r"it has no \[CLS\], \[SEP\], \[MASK\]"),
-        ({"vocab.txt": "\udcff"}, TokenizerError, r"vocab\.txt cannot be read as UTF-8 text"),
+        ({"vocab.txt": "\udcff"}, TokenizerError, r"vocab\.txt must be UTF-8 text: it is not at byte 0"),
         (
             {"vocab.txt": "x", "tokenizer_config.json": "{"},
             TokenizerError,
@@ -317,7 +317,7 @@ BYTE_PAIRS = json.dumps({"version": "1.0", "added_tokens": [], "model": {"type":
         (
             {"tokenizer.json": BYTE_PAIRS},
             TokenizerError,
-            r"tokenizer\.json: tokenizer must be WordPiece, as BERT's is, got BPE",
+            r"tokenizer\.json: the tokenizer must be WordPiece, as BERT's is, got BPE",
         ),
     ],
 )

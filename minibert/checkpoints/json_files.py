@@ -1,12 +1,45 @@
-"""How is a JSON file read if it may hold anything?"""
+"""How is a small file read whole if it may hold anything?
+
+Settings and vocabularies come from strangers. What is read here is a regular file, not a pipe or a device that never
+ends; it is not larger than any such file has reason to be; and it is UTF-8.
+"""
 
 import json
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
 from minibert.errors import CheckpointNotFoundError, MinibertError
 
-LARGEST = 256 << 20  # bytes; a tokenizer.json of a hundred thousand tokens has four million
+LARGEST = 64 << 20  # bytes; a tokenizer.json of a hundred thousand tokens has four million
+MOST_OBJECTS = 2_000_000  # brackets and braces, which a file may hold by the tens of millions in no more bytes
+LFS_POINTER = "version https://git-lfs.github.com/spec/"
+
+
+def read_text(file: Path, error: type[MinibertError]) -> str:
+    """Reads a file of UTF-8 text.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        error: it is not a regular file, is too large, is not UTF-8, or is a pointer to a file that git did not fetch.
+    """
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise error(f"{file} must be a regular file, got a folder, a pipe or a device")
+        if status.st_size > LARGEST:
+            raise error(f"{file} must have at most {LARGEST:,} bytes, got {status.st_size:,}")
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise CheckpointNotFoundError(f"{file} does not exist") from None
+    except UnicodeDecodeError as problem:
+        raise error(f"{file} must be UTF-8 text: it is not at byte {problem.start:,}") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{file} cannot be read: {problem}") from None
+    if text.startswith(LFS_POINTER):
+        raise error(f"{file} is a Git LFS pointer, not the file itself: run 'git lfs pull' in its folder")
+    return text
 
 
 def read_object(file: Path, error: type[MinibertError]) -> dict[str, Any]:
@@ -31,13 +64,16 @@ def read_objects(file: Path, error: type[MinibertError]) -> list[dict[str, Any]]
 
 
 def _read(file: Path, error: type[MinibertError]) -> Any:
+    text = read_text(file, error)
+    if text.count("{") + text.count("[") > MOST_OBJECTS:
+        raise error(f"{file} holds more than {MOST_OBJECTS:,} lists and objects: it is not a file of settings")
     try:
-        size = file.stat().st_size
-        content = None if size > LARGEST else json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointNotFoundError(f"{file} does not exist") from None
-    except (OSError, ValueError, RecursionError) as problem:
+        content = json.loads(text)
+        # JSON can spell half of a surrogate pair, which no text may hold.
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise error(f"{file} holds half of a surrogate pair, which is not a character") from None
+    except (ValueError, RecursionError) as problem:
         raise error(f"{file} cannot be read as JSON: {problem}") from None
-    if size > LARGEST:
-        raise error(f"{file} must have at most {LARGEST:,} bytes, got {size:,}: it is not a file of settings")
     return content

@@ -139,11 +139,12 @@ def fill_mask(text: str, top_k: int, name: str) -> None:
     model = load_masked_lm(folder, name)
     with torch.inference_mode():
         probabilities = model(**inputs).logits[0].softmax(dim=-1)  # (S, V)
+    # Not all V: some models pad it to a round number, and a line that occurs twice in vocab.txt leaves an id unused.
+    token_ids = torch.tensor(sorted(set(tokenizer.tokenizer.get_vocab().values()) & set(range(probabilities.shape[1]))))
     for position in masked:
-        in_vocabulary = probabilities[position, : len(tokenizer)]  # some models pad V to a round number
-        best = in_vocabulary.topk(min(top_k, len(tokenizer)))
+        best = probabilities[position, token_ids].topk(min(top_k, len(token_ids)))
         rows = [["[MASK]", f"token {position}"]]
-        for token_id, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        for token_id, probability in zip(token_ids[best.indices].tolist(), best.values.tolist(), strict=True):
             rows.append([tokenizer.decode([token_id]), f"{probability:.4f}"])
         click.echo(table(rows, right=(1,)))
 

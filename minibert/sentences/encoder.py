@@ -6,9 +6,11 @@ BERT with a pooling works too, but was not trained for it: all its cosines are h
 A text's way through this file: `encode` → `encode_windows` → `_token_ids` → `_encode_window` → `_vectors`.
 """
 
+import copy
 import dataclasses
 import hashlib
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, overload
@@ -16,7 +18,7 @@ from typing import Any, overload
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
-from tokenizers import normalizers
+from tokenizers import Encoding, normalizers
 from torch import Tensor, nn
 
 from minibert.checkpoints import store
@@ -26,7 +28,7 @@ from minibert.errors import ConfigError, InputError, TextError, TextTypeError, T
 from minibert.fast import applies_to, calls_only_forward, last_hidden_states
 from minibert.model import BertModel
 from minibert.sentences.recipe import Dense, Recipe, check_recipe, read_recipe, transformer_folder, write_recipe
-from minibert.tokenizer import BertTokenizer
+from minibert.tokenizer import BertTokenizer, check_text
 from minibert.vectors.batches import BATCH_TOKENS, by_length
 from minibert.vectors.pooling import POOLING
 from minibert.vectors.similarity import Hit, semantic_search, similarity
@@ -59,7 +61,7 @@ class SentenceEncoder(nn.Module):
         _check_parts(model, tokenizer)
         self.recipe = check_recipe(recipe or Recipe())
         self.model = model
-        self.tokenizer = tokenizer
+        self.tokenizer = _lower_casing(tokenizer) if self.recipe.do_lower_case else tokenizer
         self.fast = fast
         self.final_steps = nn.Sequential(*self.recipe.final_steps).to(model.embeddings.word_embeddings.weight.dtype)
         self.dimension = _output_size(self.recipe, model.config.hidden_size)  # E, the size of a vector
@@ -105,8 +107,6 @@ class SentenceEncoder(nn.Module):
             recipe = dataclasses.replace(recipe, pooling=(pooling,) if isinstance(pooling, str) else tuple(pooling))
         inner = transformer_folder(folder)
         tokenizer = BertTokenizer.from_pretrained(inner)
-        if recipe.do_lower_case:
-            _lower_case_first(tokenizer)
         model = BertModel.from_pretrained(inner, attention=attention)
         _drop_layers_above(model, layer)
         return cls(model, tokenizer, recipe, fast).eval()
@@ -132,9 +132,10 @@ class SentenceEncoder(nn.Module):
         for name, tensor in self.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(save({"": tensor.cpu().contiguous()}))
-        without_prompts = {"prompts": None, "default_prompt_name": None}
-        fields = {**vars(self.recipe), "final_steps": str(self.final_steps), **without_prompts}
-        digest.update(f"{self.tokenizer.to_json()} {self.max_seq_length} {fields} {self.model.config}".encode())
+        elsewhere = {"prompts": None, "default_prompt_name": None, "max_seq_length": None}  # or of no influence
+        fields = {**vars(self.recipe), "final_steps": str(self.final_steps), **elsewhere}
+        config = dataclasses.replace(self.model.config, dtype=None)  # the tensors say it, and a saved config repeats it
+        digest.update(f"{self.tokenizer.to_json()} {self.max_seq_length} {fields} {config}".encode())
         return digest.hexdigest()
 
     def forward(
@@ -263,8 +264,12 @@ class SentenceEncoder(nn.Module):
         truncated = 0
         for start in range(0, len(texts), CHUNK):
             chunk = texts[start : start + CHUNK]
-            _check_texts(chunk, prompt, first + start)
+            for number, text in enumerate(chunk, first + start):
+                check_text(text, f"text {number}")
             encodings = self.tokenizer.encode([prompt + text for text in chunk], self.max_seq_length, first + start)
+            for number, (text, encoding) in enumerate(zip(chunk, encodings, strict=True), first + start):
+                if prompt and not _reaches_beyond(prompt, encoding):
+                    raise TextError(f"text {number} has nothing to encode: {reprlib.repr(text)}")
             ids += [encoding.ids for encoding in encodings]
             truncated += sum(bool(encoding.overflowing) for encoding in encodings)
         return ids, truncated
@@ -407,13 +412,9 @@ def check_iterable(texts: object) -> None:
         raise TextTypeError(f"texts must be a list or another iterable of strings, got {type(texts).__name__}")
 
 
-def _check_texts(texts: list[str], prompt: str, first: int) -> None:
-    """Raises an error with the index of the text, counted from `first`, for one that is not a string or is empty."""
-    for number, text in enumerate(texts, first):
-        if not isinstance(text, str):
-            raise TextTypeError(f"text {number} must be a string, got {type(text).__name__}")
-        if prompt and not text.strip():  # the tokenizer sees the prompt too, so it would not refuse this text
-            raise TextError(f"text {number} has nothing to encode: {text!r}")
+def _reaches_beyond(prompt: str, encoding: Encoding) -> bool:
+    """Whether a text has a token after its prompt."""
+    return bool(encoding.overflowing) or max(end for _, end in encoding.offsets) > len(prompt)
 
 
 def _check_parts(model: object, tokenizer: object) -> None:
@@ -433,10 +434,17 @@ def _output_size(recipe: Recipe, hidden_size: int) -> int:
     return size
 
 
-def _lower_case_first(tokenizer: BertTokenizer) -> None:
-    """Makes the tokenizer convert texts to lower case before its own normalisation."""
-    steps = [normalizers.Lowercase(), *filter(None, [tokenizer.tokenizer.normalizer])]
-    tokenizer.tokenizer.normalizer = normalizers.Sequence(steps)
+def _lower_casing(tokenizer: BertTokenizer) -> BertTokenizer:
+    """A copy of a tokenizer that converts texts to lower case before its own normalisation; itself, if it does so."""
+    normalizer = tokenizer.tokenizer.normalizer
+    steps = [normalizer] if normalizer else []
+    if isinstance(normalizer, normalizers.Sequence):
+        steps = [normalizer[index] for index in range(len(normalizer))]
+    if steps and isinstance(steps[0], normalizers.Lowercase):
+        return tokenizer
+    lower = copy.copy(tokenizer)
+    lower.tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+    return lower
 
 
 def _drop_layers_above(model: BertModel, layer: int) -> None:

@@ -227,16 +227,18 @@ def _locate(tokenizer: BertTokenizer, sentence: str, word: str, encoding: Encodi
 def normalised(tokenizer: BertTokenizer, text: str) -> list[tuple[str, int]]:
     """Returns the characters of a text after normalisation, each with its position in the original.
 
-    White space becomes a single space, however much there is; a character that the tokenizer removes is left out.
+    White space becomes a single space, however much there is; a character that the tokenizer removes is left out. Which
+    is which, its normalizer decides: some characters that Python calls white space it removes, such as a form feed.
     """
     normalizer = tokenizer.tokenizer.normalizer
     characters: list[tuple[str, int]] = []
     for position, character in enumerate(text):
-        if not character.isspace():
-            kept = normalizer.normalize_str(character) if normalizer else character
-            # The normalizer puts spaces around each Chinese character; the text has none there.
-            characters += [(each, position) for each in kept if not each.isspace()]
-        elif not characters or characters[-1][0] != " ":
+        kept = normalizer.normalize_str(character) if normalizer else character
+        # The normalizer puts spaces around each Chinese character; the text has none there.
+        visible = [each for each in kept if not each.isspace()]
+        if visible:
+            characters += [(each, position) for each in visible]
+        elif kept and (not characters or characters[-1][0] != " "):
             characters.append((" ", position))
     return characters
 

@@ -1,5 +1,6 @@
 """`SentenceEncoder` compared with sentence-transformers: bit-equal in equal batches, within 1e-6 in any others."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from support.sentences import edit_json, same_batch
 from support.texts import SIX
 from torch import nn
 
-from minibert import BertTokenizer, SentenceEncoder, mean_pool
+from minibert import BertModel, BertTokenizer, SentenceEncoder, mean_pool
 from minibert.errors import (
     ConfigError,
     InputError,
@@ -273,7 +274,7 @@ def test_the_fingerprint_is_of_all_that_determines_a_vector(small: Path, tmp_pat
     seen.add(fingerprint())
     edit_json(tmp_path / "sentence_bert_config.json", max_seq_length=9)
     seen.add(fingerprint())
-    edit_json(tmp_path / "tokenizer_config.json", do_lower_case=True)
+    edit_json(tmp_path / "tokenizer_config.json", do_lower_case=True, tokenizer_class="BertTokenizer")
     seen.add(fingerprint())
     edit_json(tmp_path / "config.json", layer_norm_eps=0.1)
     seen.add(fingerprint())
@@ -281,6 +282,36 @@ def test_the_fingerprint_is_of_all_that_determines_a_vector(small: Path, tmp_pat
     encoder.final_steps[0].linear.bias.data[2] += 1
     seen.add(encoder.fingerprint())
     assert len(seen) == 7
+
+
+def test_lower_case_is_the_recipes_in_memory_and_on_disk(small: Path, tmp_path: Path) -> None:
+    """Nothing that determines a vector changes when an encoder is saved and loaded, however often."""
+    cased = BertTokenizer.from_pretrained(small)
+    encoder = SentenceEncoder(BertModel.from_pretrained(small), cased, Recipe(do_lower_case=True)).eval()
+    assert torch.equal(encoder.encode("The FLY"), encoder.encode("the fly"))
+    assert cased.tokenize("FLY") != cased.tokenize("fly")  # the given tokenizer is untouched
+    vectors, fingerprint = encoder.encode(SIX), encoder.fingerprint()
+    for turn in range(3):
+        encoder.save_pretrained(tmp_path / str(turn))
+        encoder = SentenceEncoder.from_pretrained(tmp_path / str(turn))
+        assert torch.equal(encoder.encode(SIX), vectors)
+        assert encoder.fingerprint() == fingerprint
+        assert encoder.tokenizer.to_json().count("Lowercase") == 1
+
+
+@pytest.mark.parametrize("text", ["\u200b", "", " ", "\x00", "\ufeff", "\x0c"])
+@pytest.mark.parametrize("prompt", ["passage: ", "passage:", ""])
+def test_a_text_of_which_the_tokenizer_keeps_nothing(small: Path, text: str, prompt: str) -> None:
+    encoder = SentenceEncoder.from_pretrained(small)
+    with pytest.raises(TextError, match="text 1 has nothing to encode"):
+        encoder.encode(["a text", text], prompt=prompt)
+
+
+@pytest.mark.parametrize("text", ["\U0001fa77", "drums", ".", "a " * 3000])
+def test_a_text_of_which_it_keeps_something(small: Path, text: str) -> None:
+    encoder = SentenceEncoder.from_pretrained(small)
+    with pytest.warns(TruncationWarning) if len(text) > 2000 else contextlib.nullcontext():
+        assert encoder.encode(text, prompt="passage:").shape == (24,)
 
 
 @pytest.mark.parametrize("layer", [0, 7, -7, 1.5, True])

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from real_data import read_vocabulary
+from support.examples import examples
 
 from minibert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, combine_layers, embed_word
 from minibert.errors import DoubledTokensWarning, InputError, PoolingError, TextError, TextTypeError, WordError
@@ -297,3 +298,32 @@ def test_doubled_special_tokens_warn_at_the_callers_line(model, tokenizer) -> No
     with pytest.warns(DoubledTokensWarning) as caught:
         embed_word(model, tokenizer, "[CLS] fly", "fly")
     assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "character", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x1f", "\x85", "\u200b", "\x00", "\ufeff"]
+)
+def test_words_that_the_tokenizer_fuses_are_not_two_words(tokenizer: BertTokenizer, character: str) -> None:
+    """It removes these characters, some of which Python calls white space."""
+    sentence = f"the end of this page{character}next year we go on"
+    fused = "pagenext" in "".join(tokenizer.tokenize(sentence)).replace("##", "")
+    assert fused
+    assert find_word(tokenizer, sentence, "next") == find_word(tokenizer, sentence, "page") == []
+    assert len(find_word(tokenizer, sentence, "year")) == 1
+
+
+@pytest.mark.parametrize("character", [" ", "\t", "\n", "\u00a0", "\u2003", "\u3000", "\u2028"])
+def test_white_space_is_what_the_tokenizer_takes_for_it(tokenizer: BertTokenizer, character: str) -> None:
+    sentence = f"the end of this page{character}next year we go on"
+    assert len(find_word(tokenizer, sentence, "next")) == len(find_word(tokenizer, sentence, "page")) == 1
+
+
+@examples(100)
+@given(between=st.text(max_size=3))
+def test_any_characters_between_two_words(tokenizer: BertTokenizer, between: str) -> None:
+    """A word is found if and only if its tokens are those of the word alone."""
+    assume(not any("\ud800" <= character <= "\udfff" for character in between))
+    sentence = f"page{between}next"
+    for place in find_word(tokenizer, sentence, "next"):
+        tokens = tokenizer(sentence).tokens()
+        assert [tokens[index] for index in place.token_indices] == ["next"]
