@@ -4,6 +4,7 @@ A message has one form: `{name} must be {what}, got {value}`, followed by the ne
 """
 
 import difflib
+import operator
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -14,14 +15,28 @@ from minibert.errors import InputError, MinibertError
 def check_integer(
     name: str, value: Any, low: int, high: int | None = None, error: type[MinibertError] = InputError
 ) -> int:
-    """Returns an integer from `low` to `high`, or from `low` on; True and False do not count as integers."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+    """Returns an integer from `low` to `high`, or from `low` on.
+
+    NumPy's integers and PyTorch's of one element are converted; True and False do not count as integers.
+    """
+    integer = as_integer(value)
+    if integer is None or integer < low or (high is not None and integer > high):
         if high is not None:
             what = f"an integer from {low:,} to {high:,}"
         else:
             what = {0: "a non-negative integer", 1: "a positive integer"}.get(low, f"an integer of at least {low:,}")
         raise error(f"{name} must be {what}, got {reprlib.repr(value)}")
-    return value
+    return integer
+
+
+def as_integer(value: Any) -> int | None:
+    """Returns an integer of Python, NumPy or PyTorch as one of Python; None for anything else, True and False too."""
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError):  # not an integer, or several
+        return None
 
 
 def check_one_of(name: str, value: Any, known: Iterable[Any], error: type[MinibertError] = InputError) -> Any:
@@ -32,6 +47,16 @@ def check_one_of(name: str, value: Any, known: Iterable[Any], error: type[Minibe
         what = listed if len(known) == 1 else f"one of {listed}"
         raise error(f"{name} must be {what}, got {reprlib.repr(value)}{did_you_mean(value, known)}")
     return value
+
+
+def check_dense(name: str, tensor: Any, error: type[MinibertError] = InputError) -> Any:
+    """Returns a tensor that has a value at each index: not sparse, not nested, not on the meta device."""
+    if tensor.is_nested or str(tensor.layout) != "torch.strided":
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise error(f"{name} must be a dense tensor, got one of layout {kind}: convert it with .to_dense() or padding")
+    if tensor.is_meta:
+        raise error(f"{name} must have values, got a tensor on the meta device")
+    return tensor
 
 
 def check_mask(mask: Any, error: type[MinibertError] = InputError) -> Any:

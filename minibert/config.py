@@ -91,9 +91,11 @@ class BertConfig:
 
     def _check_values(self) -> None:
         for field, largest in MAX_SIZES.items():
-            check_integer(field, getattr(self, field), 1, largest, ConfigError)
+            self._set(field, check_integer(field, getattr(self, field), 1, largest, ConfigError))
         if self.pad_token_id is not None:
-            check_integer("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1, ConfigError)
+            self._set(
+                "pad_token_id", check_integer("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1, ConfigError)
+            )
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _check_number(field, getattr(self, field), 1)
         for field in ("initializer_range", "layer_norm_eps"):
@@ -105,17 +107,20 @@ class BertConfig:
         for field, choices in CHOICES.items():
             check_one_of(field, getattr(self, field), choices, ConfigError)
 
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)  # as a frozen dataclass does it
+
     def _fill_in_labels(self) -> None:
-        """Sets `num_labels` and `id2label` where they are left out; a frozen dataclass needs `object.__setattr__`."""
+        """Sets `num_labels` and `id2label` where they are left out."""
         names = _labels(self.id2label)
         count = (len(names) or 2) if self.num_labels is None else self.num_labels
-        check_integer("num_labels", count, 1, MAX_LABELS, ConfigError)
+        count = check_integer("num_labels", count, 1, MAX_LABELS, ConfigError)
         if not names:
             names = tuple(f"LABEL_{index}" for index in range(count))
         if len(names) != count:
             raise ConfigError(f"num_labels must be {len(names)}, the number of names in id2label, got {count}")
-        object.__setattr__(self, "num_labels", count)
-        object.__setattr__(self, "id2label", names)
+        self._set("num_labels", count)
+        self._set("id2label", names)
 
     @property
     def head_size(self) -> int:

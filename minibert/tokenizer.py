@@ -288,7 +288,7 @@ class BertTokenizer:
         limit = self.model_max_length if max_length is None else max_length
         pairs = isinstance(texts[0], tuple)
         shortest = self.tokenizer.num_special_tokens_to_add(pairs) + (2 if pairs else 1)  # one token of each text
-        check_integer("max_length", limit, shortest, self.model_max_length, TextError)
+        limit = check_integer("max_length", limit, shortest, self.model_max_length, TextError)
         encodings = self.encode(texts, limit if truncation else None)
         for row, encoding in enumerate(encodings):
             if len(encoding) > limit:

@@ -13,6 +13,10 @@ One file for each group of commands, and each command prints what a few calls of
 or two: a command imports what it needs when it runs.
 """
 
+import contextlib
+import io
+import os
+import sys
 import warnings
 from typing import Any
 
@@ -31,13 +35,40 @@ from minibert.errors import MinibertError
 class Commands(click.Group):
     """Commands whose errors and warnings are a line for the user, without a traceback or a line of code."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # for what an encoding such as cp1252 does not have
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:  # the output cannot be written, as to a full disk
+            _discard_output()
+            with contextlib.suppress(OSError):
+                click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         with warnings.catch_warnings():  # restores showwarning as well
             warnings.showwarning = lambda message, *_: click.echo(f"Note: {message}", err=True)
             try:
-                return super().invoke(ctx)
-            except (MinibertError, OSError) as error:
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
+            except MinibertError as error:
                 raise click.ClickException(str(error)) from None
+            except BrokenPipeError:  # whoever read the output has read enough
+                _discard_output()
+                sys.exit(1)
+            except OSError as error:
+                if error.filename is None:  # not a file that the user named
+                    raise
+                raise click.ClickException(str(error)) from None
+
+
+def _discard_output() -> None:
+    """Sends the rest of the output nowhere, so that Python does not fail once more when it exits."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 # without it; a test compares the two.
 POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 BATCH_TOKENS = 1024
+
+# Extensions of files whose lines are not texts, or that have none.
+NOT_LINES = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst", ".zip"}
 
 
 @click.command()
@@ -77,7 +81,7 @@ def embed(
         encoder.to(device).encode("a fly")
     except (RuntimeError, AssertionError) as error:
         raise click.ClickException(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from None
-    with open_lines(corpus) as texts:
+    with open_lines(corpus) as texts, line_numbers(corpus):
         count = sentences.embed(
             encoder, texts, output, resume=resume, prompt_name=prompt_name, batch_tokens=batch_tokens
         )
@@ -111,7 +115,9 @@ def search(corpus: str, queries: tuple[str, ...], top_k: int, vectors: str | Non
     else:
         encoder = SentenceEncoder.from_pretrained(name)
     tables = []
-    for query, hits in zip(queries, encoder.search(queries, searched, top_k), strict=True):
+    with line_numbers(corpus):
+        found = encoder.search(queries, searched, top_k, corpus_prompt=encoder.corpus_prompt())
+    for query, hits in zip(queries, found, strict=True):
         rows = [[f"{hit.score:.4f}", str(hit.corpus_id + 1), texts[hit.corpus_id]] for hit in hits]
         tables.append(f"{query}\n{table([['score', 'line', 'text'], *rows], right=(1,))}")
     click.echo("\n\n".join(tables))
@@ -128,13 +134,32 @@ def read_embedded(file: str, corpus: str, texts: list[str], name: str) -> tuple[
     from minibert.sentences.vector_files import digest
 
     vectors, made_from = read_vectors(file)
-    if made_from["texts_sha256"] != digest(texts):
+    if len(vectors) != len(texts) or made_from["texts_sha256"] != digest(texts):
         raise click.ClickException(f"{file} was not made from {corpus} as it is now: embed it again")
     pooling, layers = json.loads(made_from["pooling"]), json.loads(made_from["layers"])
     encoder = SentenceEncoder.from_pretrained(name, pooling=pooling, layer=layers)
     if made_from["encoder"] != encoder.fingerprint():
         raise click.ClickException(f"{file} was made by a different model than {name}: give that one with --model")
+    if made_from["prompt"] != encoder.corpus_prompt():
+        raise click.ClickException(
+            f"{file} was made with the prompt {made_from['prompt']!r} before each text, and a search takes "
+            f"{encoder.corpus_prompt()!r}: embed it again with that one (--prompt-name)"
+        )
     return vectors, encoder
+
+
+@contextlib.contextmanager
+def line_numbers(file: str) -> Iterator[None]:
+    """Names texts in messages by their line, counted from 1, not by their index."""
+    from minibert.errors import TextError
+
+    def line(match: re.Match[str]) -> str:
+        return f"line {int(match[1]) + 1:,} of {'standard input' if file == '-' else file}"
+
+    try:
+        yield
+    except TextError as error:
+        raise click.ClickException(re.sub(r"^text (\d+)", line, str(error))) from None
 
 
 @contextlib.contextmanager
@@ -142,7 +167,15 @@ def open_lines(file: str) -> Iterator[Iterator[str]]:
     """The texts in a file, one per line; "-" is standard input."""
     from minibert.sentences.corpus import read_lines
 
+    extensions = NOT_LINES & {extension.lower() for extension in Path(file).suffixes}
+    if extensions:
+        raise click.UsageError(
+            f"FILE must hold one text per line, got {file!r}, whose lines are not the texts: write the texts into a "
+            "file of their own, or pipe them in as '-'"
+        )
     if file == "-":
+        if sys.stdin is None:
+            raise click.UsageError("standard input is closed: give a file")
         yield read_lines(sys.stdin.buffer, "standard input")
         return
     with Path(file).open("rb") as stream:

@@ -6,10 +6,11 @@ counts them, and that file is replaced in one step, so an interrupted run can be
 Windows of texts start at the same positions in every run, so the resumed run ends in the same bytes.
 """
 
+import codecs
 import hashlib
 import json
 import os
-import unicodedata
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from minibert import __version__
-from minibert.checks import check_one_of
-from minibert.errors import EmbedError, StoreError
+from minibert.checkpoints.json_files import read_object
+from minibert.checks import as_integer, check_integer, check_one_of
+from minibert.errors import CheckpointNotFoundError, EmbedError, StoreError, TextError
 from minibert.sentences.encoder import SentenceEncoder, check_iterable
-from minibert.sentences.vector_files import FORMATS, as_line, digest
+from minibert.sentences.vector_files import FORMATS, digest, part_of_digest
+from minibert.tokenizer import check_text
 from minibert.vectors.batches import BATCH_TOKENS
 
 # The files in `OUT.partial`.
@@ -35,11 +38,24 @@ INCOMING = "progress.json.incoming"
 LOCK = "lock"
 
 
+# What files that are not text begin with.
+OTHER_FILES = {
+    b"\x1f\x8b": "of a gzip file",
+    b"PK\x03\x04": "of a zip file",
+    b"BZh": "of a bzip2 file",
+    b"\xfd7zXZ": "of an xz file",
+    b"\x28\xb5\x2f\xfd": "of a zstd file",
+    b"PAR1": "of a Parquet file",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
 def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    """The texts in a stream of lines.
+    """The texts in a stream of lines. A byte order mark at the start is not part of the first.
 
     Raises:
-        EmbedError: a line is blank or not UTF-8; the message has its number.
+        EmbedError: a line is blank, not UTF-8, or of a compressed file; the message has its number.
     """
     lines = iter(stream)
     for number in count(1):
@@ -49,15 +65,23 @@ def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
             return
         except OSError as error:
             raise EmbedError(f"line {number:,} of {name} cannot be read: {error}") from None
-        try:
-            text = line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise EmbedError(
-                f"line {number:,} of {name} is not UTF-8 text ({error.reason} at byte {error.start})"
-            ) from None
-        if all(character.isspace() or unicodedata.category(character).startswith("C") for character in text):
-            raise EmbedError(f"line {number:,} of {name} is blank, but every line must be a text: remove it")
-        yield text
+        yield _text_of(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, f"line {number:,} of {name}")
+
+
+def _text_of(line: bytes, which: str) -> str:
+    """The text in a line; an `EmbedError` if it is none. Whether the tokenizer keeps anything of it, it says itself."""
+    kind = next((kind for start, kind in OTHER_FILES.items() if line.startswith(start)), None)
+    if kind:
+        raise EmbedError(f"{which} is {kind}, not a text: convert the file to UTF-8 text, one text per line")
+    try:
+        text = line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise EmbedError(f"{which} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if not text.strip():
+        raise EmbedError(f"{which} is blank, but every line must be a text: remove it")
+    if "\r" in text:
+        raise EmbedError(f"{which} holds a carriage return: convert the line ends, as with tr '\\r' '\\n'")
+    return text
 
 
 def embed(
@@ -89,7 +113,11 @@ def embed(
         StoreError: the file cannot be written.
         TextTypeError, TextError: a text is not a string, or is empty. The windows before it are kept.
     """
-    target = Path(file)
+    try:
+        target = Path(file)
+    except TypeError:
+        raise EmbedError(f"file must be the path of a file, got {reprlib.repr(file)}") from None
+    batch_tokens = check_integer("batch_tokens", batch_tokens, 1, error=TextError)
     check_one_of(f"the extension of {target}", target.suffix, FORMATS, EmbedError)
     check_iterable(texts)
     prompt = encoder.prompt(prompt_name)
@@ -153,6 +181,7 @@ class PartialFile:
         """Locks `OUT.partial`, which is removed in the end if it holds nothing to resume. Raises as `embed` does."""
         folder = target.with_name(f"{target.name}.partial")
         try:
+            _check_is_ours(folder)
             folder.mkdir(exist_ok=True)
             with FileLock(folder / LOCK, blocking=False):
                 try:
@@ -173,8 +202,9 @@ class PartialFile:
         Raises:
             EmbedError: the finished texts are different from the interrupted run's.
         """
-        for text in islice(texts, self.progress.texts):
-            self.sha256.update(as_line(text))
+        for number, text in enumerate(islice(texts, self.progress.texts)):
+            check_text(text, f"text {number}")
+            self.sha256.update(part_of_digest(text))
         if self.sha256.hexdigest() != self.progress.texts_sha256:
             raise EmbedError(
                 f"the first {self.progress.texts:,} texts are not those that {self.folder} was started with: resume "
@@ -194,7 +224,7 @@ class PartialFile:
             _flush_to_disk(file)
             size = file.tell()
         for text in texts:
-            self.sha256.update(as_line(text))
+            self.sha256.update(part_of_digest(text))
         done = self.progress.texts + len(texts)
         self.progress = Progress(done, size, self.sha256.hexdigest(), self.made_from)
         self._write_progress()
@@ -256,13 +286,31 @@ class PartialFile:
             )
 
 
+def _check_is_ours(folder: Path) -> None:
+    """Raises an `EmbedError` for a folder that was not made here: its files would be overwritten."""
+    if folder.is_symlink():
+        raise EmbedError(f"{folder} must not be a link, for its files would be overwritten: remove it, or move it away")
+    if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
+        raise EmbedError(f"{folder} holds files of somebody else, which would be overwritten: move it away")
+
+
 def _read_progress(file: Path) -> Progress | None:
+    """What a progress file says, which may be anything; None if there is no such file."""
+    start_over = f"delete the folder {file.parent} and start over"
     try:
-        return Progress(**json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        fields = read_object(file, EmbedError)
+    except CheckpointNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise EmbedError(f"{file} is damaged ({error}): delete the folder {file.parent} and start over") from None
+    except EmbedError as error:
+        raise EmbedError(f"{error}: {start_over}") from None
+    numbers = [as_integer(fields.get(name)) for name in ("texts", "size")]
+    sha256, made_from = fields.get("texts_sha256"), fields.get("made_from")
+    if len(fields) != 4 or None in numbers or not isinstance(sha256, str) or not isinstance(made_from, dict):
+        raise EmbedError(f"{file} is damaged: {start_over}")
+    texts, size = (number or 0 for number in numbers)
+    if texts < 0 or size < 0:
+        raise EmbedError(f"{file} is damaged: {start_over}")
+    return Progress(texts, size, sha256, made_from)
 
 
 def _remove_unless_resumable(folder: Path) -> None:

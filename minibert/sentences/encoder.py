@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, overload
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from minibert.checkpoints import store
 from minibert.checkpoints.atomic import write_atomically
-from minibert.checks import check_integer
+from minibert.checks import as_integer, check_integer
 from minibert.errors import ConfigError, InputError, TextError, TextTypeError, TruncationWarning, warn
 from minibert.fast import applies_to, calls_only_forward, last_hidden_states
 from minibert.model import BertModel
@@ -241,13 +241,17 @@ class SentenceEncoder(nn.Module):
         first: int = 0,
     ) -> Iterator[tuple[list[str], Tensor]]:
         """As `encode_stream`, with the prompt itself; yields the texts of each window and their vectors."""
-        self._check_call(texts, batch_tokens)
+        check_iterable(texts)
+        if self.training:
+            raise InputError("the encoder is in training mode, so dropout changes every result: call .eval() first")
+        batch_tokens = check_integer("batch_tokens", batch_tokens, 1, error=TextError)
         prompt_tokens = self._prompt_tokens(prompt)
         done = truncated = 0
         with _progress_bar(texts, show_progress_bar) as bar:
             for window in _windows(texts, WINDOW):
                 ids, cut = self._token_ids(window, prompt, first + done)
                 vectors = self._encode_window(ids, prompt_tokens, batch_tokens, bar)
+                self._check_finite(vectors, first + done)
                 yield window, F.normalize(vectors) if normalize_embeddings else vectors
                 done += len(window)
                 truncated += cut
@@ -314,11 +318,15 @@ class SentenceEncoder(nn.Module):
             attention_mask = attention_mask * (attention_mask.cumsum(1) > prompt_length)
         return torch.cat([POOLING[mode](hidden, attention_mask) for mode in self.recipe.pooling], dim=-1)
 
-    def _check_call(self, texts: object, batch_tokens: int) -> None:
-        check_iterable(texts)
-        if self.training:
-            raise InputError("the encoder is in training mode, so dropout changes every result: call .eval() first")
-        check_integer("batch_tokens", batch_tokens, 1, error=TextError)
+    def _check_finite(self, vectors: Tensor, first: int) -> None:
+        """Raises a `TextError` for the first vector that is not finite; `first` is the index of the first text."""
+        wrong = ~vectors.isfinite().all(dim=1)  # (N, E) → (N)
+        if wrong.any():
+            dtype = str(self.model.embeddings.word_embeddings.weight.dtype).removeprefix("torch.")
+            raise TextError(
+                f"text {first + int(wrong.nonzero()[0])} has a vector with NaN or infinity: its numbers are too large "
+                f"for {dtype}, or a parameter is damaged. Compute in float32: encoder.float()"
+            )
 
     def _prompt_tokens(self, prompt: str) -> int:
         """How many tokens at the start of every text are not pooled: [CLS] and the prompt, or none."""
@@ -341,13 +349,25 @@ class SentenceEncoder(nn.Module):
         return similarity(a, b, self.recipe.similarity_fn_name)
 
     @overload
-    def search(self, queries: str, corpus: Sequence[str] | Tensor, top_k: int = 5) -> list[Hit]: ...
+    def search(
+        self, queries: str, corpus: Sequence[str] | Tensor, top_k: int = 5, *, corpus_prompt: str | None = None
+    ) -> list[Hit]: ...
     @overload
     def search(
-        self, queries: list[str] | tuple[str, ...], corpus: Sequence[str] | Tensor, top_k: int = 5
+        self,
+        queries: list[str] | tuple[str, ...],
+        corpus: Sequence[str] | Tensor,
+        top_k: int = 5,
+        *,
+        corpus_prompt: str | None = None,
     ) -> list[list[Hit]]: ...
     def search(
-        self, queries: str | list[str] | tuple[str, ...], corpus: Sequence[str] | Tensor, top_k: int = 5
+        self,
+        queries: str | list[str] | tuple[str, ...],
+        corpus: Sequence[str] | Tensor,
+        top_k: int = 5,
+        *,
+        corpus_prompt: str | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """The texts of a corpus that are closest to a query; for several queries, to each.
 
@@ -356,6 +376,8 @@ class SentenceEncoder(nn.Module):
             corpus: M texts; or their vectors (M, E) from `encode`, for searching them repeatedly. The checkpoint's
                 prompt "document" or "passage" goes before texts, if it has one.
             top_k: how many hits to return.
+            corpus_prompt: the prompt that the texts of the corpus were encoded with, if they are given as vectors. It
+                must be given for a checkpoint with a prompt for documents that `encode` does not use unless asked.
 
         Returns:
             Hits with `.corpus_id`, the index in the corpus, and `.score`, best first; for several queries, a list of
@@ -366,8 +388,14 @@ class SentenceEncoder(nn.Module):
         """
         if isinstance(corpus, str):
             raise TextTypeError("corpus must be a list of texts, or their vectors, got a single text")
+        prompt = self.corpus_prompt()
         if not isinstance(corpus, Tensor):
-            corpus = self.encode(corpus, prompt_name=self._first_prompt("document", "passage"))
+            corpus = self.encode(corpus, prompt=prompt if corpus_prompt is None else corpus_prompt)
+        elif corpus_prompt is None and prompt != self.prompt():  # what `encode` uses if it is not told
+            raise InputError(
+                f"this checkpoint puts {prompt!r} before the texts of a corpus, and vectors do not show whether that "
+                f"was done: encode the texts with prompt={prompt!r}, and search with corpus_prompt={prompt!r}"
+            )
         vectors = self.encode(queries, prompt_name=self._first_prompt("query"))
         hits = semantic_search(vectors, corpus, top_k, self.recipe.similarity_fn_name)
         return hits[0] if isinstance(queries, str) else hits
@@ -400,6 +428,10 @@ class SentenceEncoder(nn.Module):
             raise TextError(f"unknown prompt {name!r}: this checkpoint has {known}")
         return self.recipe.prompts[name]
 
+    def corpus_prompt(self) -> str:
+        """The prompt that `search` puts before the texts of a corpus; "" if the checkpoint has none."""
+        return self.prompt(self._first_prompt("document", "passage"))
+
     def _first_prompt(self, *names: str) -> str | None:
         """The first of these names whose prompt is not empty; else the first that the checkpoint has at all."""
         known = [name for name in names if name in self.recipe.prompts]
@@ -407,9 +439,14 @@ class SentenceEncoder(nn.Module):
 
 
 def check_iterable(texts: object) -> None:
-    """Raises a `TextTypeError` for anything but several texts, a single string included."""
-    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise TextTypeError(f"texts must be a list or another iterable of strings, got {type(texts).__name__}")
+    """Raises a `TextTypeError` for anything but several texts: a string; a table, which iterates over its columns."""
+    kind = type(texts).__name__
+    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        raise TextTypeError(f"texts must be a list of strings, got {kind}: choose one column, such as table['text']")
+    if isinstance(texts, str | bytes | bytearray) or not isinstance(texts, Iterable):
+        raise TextTypeError(f"texts must be a list or another iterable of strings, got {kind}")
+    if isinstance(texts, set | frozenset):
+        raise TextTypeError(f"texts must have an order, got {kind}: pass sorted(texts), to know which vector is whose")
 
 
 def _reaches_beyond(prompt: str, encoding: Encoding) -> bool:
@@ -451,9 +488,10 @@ def _drop_layers_above(model: BertModel, layer: int) -> None:
     """Keeps the layers up to `layer`, which is from 1 to L, or from -L to -1."""
     layers = model.encoder.layers
     count = len(layers)
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= abs(layer) <= count:
+    number = as_integer(layer) or 0
+    if not 1 <= abs(number) <= count:
         raise ConfigError(f"layer must be an integer from 1 to {count}, or from -{count} to -1, got {layer!r}")
-    kept = layer if layer > 0 else count + 1 + layer
+    kept = number if number > 0 else count + 1 + number
     model.encoder.layers = layers[:kept]
     model.config = dataclasses.replace(model.config, num_hidden_layers=kept)
 

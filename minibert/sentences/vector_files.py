@@ -74,27 +74,35 @@ def read_vectors(file: str | os.PathLike[str]) -> tuple[Tensor, dict[str, str]]:
     """Reads a `.safetensors` file that `embed` wrote.
 
     Returns:
-        The vectors (N, E), and what they were made from: "encoder", "pooling", "layers" and "texts_sha256".
+        The vectors (N, E), and what they were made from: "encoder", "pooling", "layers", "prompt" and "texts_sha256".
 
     Raises:
         EmbedError: it is not such a file.
     """
+    if os.fspath(file).endswith((".npy", ".jsonl")):
+        raise EmbedError(
+            f"{file} does not say what its vectors were made from: embed the texts into a .safetensors file, or read "
+            "it yourself, with numpy.load or line by line with json.loads"
+        )
     try:
         with safe_open(file, framework="pt") as opened:
             vectors, made_from = opened.get_tensor("vectors"), opened.metadata()
-            return vectors, {name: made_from[name] for name in ("encoder", "pooling", "layers", "texts_sha256")}
+            return vectors, {
+                name: made_from[name] for name in ("encoder", "pooling", "layers", "prompt", "texts_sha256")
+            }
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise EmbedError(f"{file} is not a file of vectors that 'minibert embed' wrote ({error})") from None
 
 
 def digest(texts: Iterable[str]) -> str:
-    """The sha256 of texts in their order, in hexadecimal digits: that of a file with one text per line."""
+    """The sha256 of texts in their order, in hexadecimal digits."""
     sha256 = hashlib.sha256()
     for text in texts:
-        sha256.update(as_line(text))
+        sha256.update(part_of_digest(text))
     return sha256.hexdigest()
 
 
-def as_line(text: str) -> bytes:
-    """What a text adds to the `digest`."""
-    return text.encode() + b"\n"
+def part_of_digest(text: str) -> bytes:
+    """What a text adds to the `digest`: its length as well, for a text may hold any character that could end it."""
+    content = text.encode()
+    return b"%d:%b" % (len(content), content)

@@ -97,7 +97,7 @@ def plot_attention(probabilities: Any, tokens: Sequence[str], head: int | None =
     _check_labels("tokens", tokens, queries)
     _check_labels("tokens", tokens, keys)
     if head is not None:
-        check_integer("head", head, 0, heads - 1)
+        head = check_integer("head", head, 0, heads - 1)
     if head is not None or heads == 1:
         return plot_matrix(values[head or 0], tokens, title=title, limits=(0, 1))
     columns = min(4, heads)

@@ -5,12 +5,12 @@ padding. Padding positions have hidden states too, which are not zero: every fun
 side of the sequence they are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from minibert.checks import check_mask, check_one_of, did_you_mean
+from minibert.checks import as_integer, check_dense, check_mask, check_one_of, did_you_mean
 from minibert.errors import PoolingError
 
 
@@ -127,14 +127,16 @@ def _layer_indices(hidden_states: Sequence[Tensor], layers: str | Sequence[int])
         if not named[layers] or named[layers][0] <= -count:  # -count is the embeddings, which are not a layer
             raise PoolingError(f"there are too few layers for {layers!r}: the model has {count - 1}")
         return named[layers]
-    if not isinstance(layers, list | tuple | range) or not all(type(layer) is int for layer in layers):
+    given = list(layers) if isinstance(layers, Iterable) else [None]
+    indices = [index for index in map(as_integer, given) if index is not None]
+    if len(indices) != len(given):
         raise PoolingError(f"layers must be a list of integers, such as [-2, -1], got {layers!r}")
-    wrong = [layer for layer in layers if not -count <= layer < count]
-    if wrong or not layers:
+    wrong = [layer for layer in indices if not -count <= layer < count]
+    if wrong or not indices:
         what = f"there is no layer {wrong[0]}" if wrong else "layers must not be empty"
         known = f"layers run from 0 to {count - 1}, or from -{count} to -1"
         raise PoolingError(f"{what}: with {count} hidden states, {known}")
-    return layers
+    return indices
 
 
 def _sum(hidden: Tensor, padding: Tensor) -> Tensor:
@@ -150,6 +152,7 @@ def _padding(hidden: Tensor, attention_mask: Tensor) -> Tensor:
             raise PoolingError(
                 f"{name} must be a tensor, got {type(value).__name__}: pass out.last_hidden_state and attention_mask"
             )
+        check_dense(name, value, PoolingError)
     if not hidden.is_floating_point() or hidden.dim() != 3 or attention_mask.shape != hidden.shape[:2]:
         raise PoolingError(
             f"hidden must be floating-point numbers (batch, sequence, size) and attention_mask (batch, sequence), "

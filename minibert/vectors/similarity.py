@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minibert.checks import check_integer, check_one_of
+from minibert.checks import check_dense, check_integer, check_one_of
 from minibert.errors import PoolingError
 
 # By their names in sentence-transformers, for vectors that `_prepare` returned: (N, D) and (M, D) → (N, M).
@@ -138,8 +138,8 @@ def semantic_search(
     """
     check_one_of("score", score, SCORES, PoolingError)
     _check(queries, corpus, "queries", "corpus")
-    check_integer("top_k", top_k, 1, error=PoolingError)
-    check_integer("block_size", block_size, 1, error=PoolingError)
+    top_k = check_integer("top_k", top_k, 1, error=PoolingError)
+    block_size = check_integer("block_size", block_size, 1, error=PoolingError)
     queries = torch.atleast_2d(queries)
     if queries.dim() != 2 or corpus.dim() != 2 or queries.shape[1] != corpus.shape[1] or 0 in corpus.shape:
         raise PoolingError(
@@ -175,16 +175,17 @@ def rank(query: Tensor, corpus: Tensor, score: str = "cosine") -> list[Hit]:
 
 def _distances(a: Tensor, b: Tensor, p: int) -> Tensor:
     """The distances of norm `p`, (N, D) and (M, D) → (N, M)."""
-    wide = torch.promote_types(a.dtype, torch.float32)  # cdist does not take half precision
     # Through a matrix product, as |a|² + |b|² - 2·a·b, it would be faster, and close vectors would lose all digits.
-    return torch.cdist(a.to(wide), b.to(wide), p, compute_mode="donot_use_mm_for_euclid_dist").to(a.dtype)
+    return torch.cdist(a, b, p, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _prepare(vectors: Tensor, name: str, score: str, start: int = 0) -> Tensor:
-    """The vectors that a score is computed from, checked: scaled to length 1 for the cosine, otherwise unchanged.
+    """The vectors that a score is computed from, checked: scaled to length 1 for the cosine.
 
-    `start` is the index of the first vector, as the caller counts them.
+    They are at least float32: scores of bfloat16 have two or three digits, too few to tell neighbours apart. `start` is
+    the index of the first vector, as the caller counts them.
     """
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     largest = vectors.abs().amax(dim=-1, keepdim=True)  # (…, D) → (…, 1)
     _refuse(~largest.isfinite(), name, "is not finite", start)
     if score != "cosine":
@@ -212,6 +213,7 @@ def _check(one: Tensor, other: Tensor, *names: str) -> None:
     for name, vectors in zip(names, (one, other), strict=True):
         if not isinstance(vectors, Tensor):
             raise PoolingError(f"{name} must be a tensor, got {type(vectors).__name__}: torch.as_tensor({name})")
+        check_dense(name, vectors, PoolingError)
         if not vectors.is_floating_point():
             raise PoolingError(f"{name} must be floating-point numbers, got {vectors.dtype}: call {name}.float()")
         if vectors.dim() == 0 or vectors.shape[-1] == 0:

@@ -15,7 +15,7 @@ import torch
 from tokenizers import Encoding
 from torch import Tensor, nn
 
-from minibert.checks import check_one_of, did_you_mean
+from minibert.checks import as_integer, check_one_of, did_you_mean
 from minibert.errors import InputError, PoolingError, TextTypeError, WordError
 from minibert.heads import bert_in
 from minibert.model import BertModel
@@ -127,6 +127,8 @@ def embed_words(
     """
     bert = _bert_for_vectors(model)
     check_one_of("subwords", subwords, SUBWORDS, PoolingError)
+    number = as_integer(layer)
+    layers: Any = layer if number is None else [number]
     device = bert.embeddings.word_embeddings.weight.device
     encodings, locations = _locate_all(tokenizer, sentences, words, occurrence)
     vectors: dict[int, WordVector] = {}
@@ -136,10 +138,8 @@ def embed_words(
         for row, index in enumerate(batch):
             location = locations[index]
             states = tuple(state[row, location.token_indices] for state in hidden_states)  # L + 1 of (B, S, D) → (n, D)
-            if layer == "all":
-                chosen = torch.stack(states)  # (L + 1, n, D)
-            else:
-                chosen = combine_layers(states, [layer] if isinstance(layer, int) else layer, how)  # (n, D)
+            # (L + 1, n, D), or (n, D)
+            chosen = torch.stack(states) if layers == "all" else combine_layers(states, layers, how)
             vector = SUBWORDS[subwords](chosen)  # (…, n, D) → (…, D)
             tokens = encodings[index].tokens
             word_tokens = [tokens[each] for each in location.token_indices]
@@ -381,12 +381,13 @@ def _as_list(name: str, texts: Sequence[str]) -> list[str]:
 
 def _one_each(name: str, value: Any, kind: type, count: int) -> list[Any]:
     """One value for each of `count` sentences: the same for all, or those of a list."""
-    values = [value] * count if value is None or type(value) is kind else value
-    if not isinstance(values, list | tuple) or not all(each is None or type(each) is kind for each in values):
+    given = list(value) if isinstance(value, list | tuple) else [value] * count
+    values = [as_integer(each) if kind is int else each for each in given]
+    if not all(each is None or isinstance(values[index], kind) for index, each in enumerate(given)):
         raise TextTypeError(f"{name} must be {kind.__name__}, or a list of them, got {reprlib.repr(value)}")
     if len(values) != count:
         raise WordError(f"{name} must be one for all sentences, or a list of {count}, got a list of {len(values)}")
-    return list(values)
+    return values
 
 
 def _quoted(text: str, most: int = 100) -> str:

@@ -1,5 +1,6 @@
 """Every command explains itself, starts fast, and reports a mistake in a line."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -94,3 +95,40 @@ def test_a_damaged_checkpoint_as_the_shell_sees_it(checkpoint: Path, tmp_path: P
     assert done.returncode == 1
     assert done.stdout == ""
     assert re.fullmatch(r"Error: .*model\.safetensors is damaged .*: download it again\n", done.stderr)
+
+
+def run_program(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """What a shell makes of a command line with `minibert` in it."""
+    command = command.replace("minibert", f"{sys.executable} -m minibert")
+    return subprocess.run(["bash", "-c", command], env={**os.environ, **environment}, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16"])
+@pytest.mark.parametrize("arguments", ["list", "exercise list", "tokens 東京→"])
+def test_an_output_that_cannot_hold_every_character(checkpoint: Path, encoding: str, arguments: str) -> None:
+    done = run_program(f"minibert {arguments}", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout) > 100
+
+
+def test_a_reader_that_has_read_enough() -> None:
+    done = run_program("minibert exercise list | head -1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = run_program("set -o pipefail; minibert exercise list | true")
+    assert b"Traceback" not in done.stderr
+    assert b"Error" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full on this system")
+@pytest.mark.parametrize("arguments", ["--help", "list", "list --help"])
+def test_an_output_that_is_full(arguments: str) -> None:
+    done = run_program(f"minibert {arguments} > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr.decode() == "Error: the output cannot be written: No space left on device\n"
+
+
+def test_a_closed_standard_input(checkpoint: Path, tmp_path: Path) -> None:
+    done = run_program(f"minibert embed - -o {tmp_path}/out.npy <&-")
+    assert done.returncode != 0
+    assert b"Traceback" not in done.stderr
+    assert b"Error" in done.stderr

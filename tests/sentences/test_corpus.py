@@ -1,26 +1,34 @@
 """`minibert embed`: every line has its row, and an interrupted run ends in the same bytes as one that was not."""
 
+import gzip
+import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import example, given
+from hypothesis import strategies as st
 from safetensors import safe_open
+from support.examples import examples
 
 from minibert import SentenceEncoder
 from minibert.cli import main
-from minibert.errors import EmbedError, StoreError, TextTypeError
+from minibert.errors import EmbedError, StoreError, TextError, TextTypeError
 from minibert.sentences import embed, read_vectors
-from minibert.sentences.corpus import _flush_to_disk
+from minibert.sentences.corpus import _flush_to_disk, read_lines
+from minibert.sentences.recipe import Recipe
 from minibert.sentences.vector_files import FORMATS, digest
 
 LINES = [f"line {number} of a text that is {'very ' * (number % 7)}long" for number in range(100)]
@@ -210,7 +218,7 @@ def test_an_interrupted_run_is_kept(small: Path, encoder, tmp_path: Path, monkey
         rows.truncate(1000)
     fails("rows is shorter than .*progress.json says: delete the folder", LINES)
     (tmp_path / "out.npy.partial" / "progress.json").write_text('{"texts": 64')
-    fails("progress.json is damaged .* delete the folder .* and start over", LINES)
+    fails(r"progress\.json cannot be read as JSON: .*: delete the folder .* and start over", LINES)
 
 
 def test_a_run_interrupted_when_all_was_done(encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +263,7 @@ def test_a_run_killed_before_its_first_window_was_counted(encoder, tmp_path: Pat
     file, partial = tmp_path / "out.npy", tmp_path / "out.npy.partial"
     embed(encoder, LINES[:1], file)
     partial.mkdir()
+    (partial / "lock").touch()
     (partial / "rows").write_bytes(b"half a")
     (partial / "mine.txt").write_text("precious")
     assert embed(encoder, LINES, file, resume=True) == 100
@@ -276,7 +285,10 @@ def test_a_file_that_is_there_is_replaced_at_the_end(encoder, tmp_path: Path, mo
         (b"one\n\nthree\n", "line 2 of {file} is blank, but every line must be a text: remove it"),
         (b"one\n \t\r\n", "line 2 of {file} is blank"),
         (b"one\ntw\xe9\n", "line 2 of {file} is not UTF-8 text (invalid continuation byte at byte 2)"),
-        ("one\n\u200b\n".encode(), "line 2 of {file} is blank"),
+        ("one\n\u200b\n".encode(), "line 2 of {file} has nothing to encode: '\\u200b'"),
+        (b"one\rtwo\r", "line 1 of {file} holds a carriage return: convert the line ends, as with tr"),
+        (gzip.compress(b"one"), "line 1 of {file} is of a gzip file, not a text"),
+        ("one".encode("utf-16"), "line 1 of {file} is UTF-16, not a text"),
     ],
 )
 def test_lines_that_are_not_texts(small: Path, tmp_path: Path, content: bytes, message: str) -> None:
@@ -348,3 +360,130 @@ def test_a_disk_that_is_full(encoder, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("minibert.sentences.corpus._flush_to_disk", full)
     with pytest.raises(StoreError, match=r"cannot write .*out\.npy: .* No space left"):
         embed(encoder, LINES, tmp_path / "out.npy")
+
+
+def test_a_byte_order_mark_and_young_emoji_are_no_obstacle(small: Path, encoder, tmp_path: Path) -> None:
+    file, out = tmp_path / "corpus.txt", tmp_path / "out.npy"
+    file.write_bytes("\ufeffthe first\n\U0001fa77\n".encode())
+    assert run("embed", file, "-o", out, "--model", small).exit_code == 0
+    torch.testing.assert_close(torch.from_numpy(np.load(out)[0]), encoder.encode("the first"), atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.CSV", "a.txt.gz", "a.parquet", "a.json"])
+def test_files_whose_lines_are_not_texts(small: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"text": "one"}\n')
+    for command in (("embed", tmp_path / name, "-o", tmp_path / "out.npy"), ("search", tmp_path / name, "a query")):
+        result = run(*command, "--model", small)
+        assert result.exit_code == 2
+        assert "must hold one text per line" in result.output
+    assert run("embed", "-", "-o", tmp_path / "out.npy", "--model", small, input=b'{"text": "one"}\n').exit_code == 0
+
+
+def test_a_digest_tells_one_text_of_two_lines_from_two_texts() -> None:
+    assert digest(["a\nb"]) != digest(["a", "b"])
+    assert digest(["a", ""]) != digest(["a"])
+    assert digest(["1:a"]) != digest(["a"])
+    assert digest(["ab", "c"]) != digest(["a", "bc"])
+
+
+def test_vectors_with_another_prompt_than_a_search_takes(small: Path, corpus: Path, tmp_path: Path) -> None:
+    base = SentenceEncoder.from_pretrained(small)
+    recipe = Recipe(prompts={"query": "query: ", "passage": "passage: "})
+    SentenceEncoder(base.model, base.tokenizer, recipe).save_pretrained(tmp_path / "model")
+    model, out = ("--model", str(tmp_path / "model")), tmp_path / "out.safetensors"
+    assert run("embed", corpus, "-o", out, *model).exit_code == 0
+    result = run("search", corpus, "the fish", "--vectors", out, *model)
+    assert result.exit_code == 1
+    assert "with the prompt '' before each text, and a search takes 'passage: ': embed it again" in result.output
+    assert run("embed", corpus, "-o", out, "--prompt-name", "passage", *model).exit_code == 0
+    assert (
+        run("search", corpus, "the fish", "--vectors", out, *model).output
+        == run("search", corpus, "the fish", *model).output
+    )
+
+
+@pytest.mark.parametrize("extension", [".npy", ".jsonl"])
+def test_files_that_do_not_say_what_they_were_made_from(encoder, tmp_path: Path, extension: str) -> None:
+    embed(encoder, LINES[:2], tmp_path / f"out{extension}")
+    with pytest.raises(EmbedError, match=r"does not say what its vectors were made from: embed the texts into a \.saf"):
+        read_vectors(tmp_path / f"out{extension}")
+
+
+def test_a_partial_folder_of_somebody_else_is_left_alone(encoder, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "rows").write_text("precious")
+    (tmp_path / "a.npy.partial").symlink_to(mine)
+    with pytest.raises(EmbedError, match="must not be a link"):
+        embed(encoder, LINES, tmp_path / "a.npy")
+    mine.rename(tmp_path / "b.npy.partial")
+    with pytest.raises(EmbedError, match="holds files of somebody else"):
+        embed(encoder, LINES, tmp_path / "b.npy")
+    assert (tmp_path / "b.npy.partial" / "rows").read_text() == "precious"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("texts", "size", "texts_sha256", "made_from", "another"), JSON)
+)
+
+
+@examples(150)
+@given(content=st.one_of(st.binary(max_size=20), JSON.map(json.dumps), FIELDS.map(json.dumps)))
+@example(content='{"texts": 1.5, "size": 1, "texts_sha256": "", "made_from": {}}')
+@example(content='{"texts": 1, "size": {}, "texts_sha256": "", "made_from": {}}')
+@example(content='{"texts": 1, "size": 1, "texts_sha256": "", "made_from": 5}')
+@example(content="[" * 100_000)
+def test_any_progress_file(encoder, tmp_path_factory: pytest.TempPathFactory, content: str | bytes) -> None:
+    """It may be anything: the message says to start over, and nothing is overwritten."""
+    file = tmp_path_factory.getbasetemp() / "any.npy"
+    partial = file.with_name("any.npy.partial")
+    partial.mkdir(exist_ok=True)
+    (partial / "lock").touch()
+    progress = partial / "progress.json"
+    progress.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    before = progress.read_bytes()
+    with pytest.raises(EmbedError, match=r"start over|was started with"):
+        embed(encoder, LINES[:1], file, resume=True)
+    assert progress.read_bytes() == before
+
+
+@pytest.mark.parametrize("texts", [[b"a"], [None], ["\ud800"], [5], [["a"]]])
+@pytest.mark.parametrize("resume", [True, False])
+def test_texts_that_are_none(
+    encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list, resume: bool
+) -> None:
+    file = tmp_path / "out.npy"
+    if resume:
+        interrupted(encoder, file, monkeypatch)
+    with pytest.raises((TextTypeError, TextError), match="text 0 must be"):
+        embed(encoder, texts, file, resume=resume)
+
+
+@pytest.mark.parametrize("target", [None, 5, b"a.npy", ["a.npy"]])
+def test_a_target_that_is_not_a_path(encoder, target: Any) -> None:
+    with pytest.raises(EmbedError, match="file must be the path of a file, got"):
+        embed(encoder, LINES, target)
+
+
+@examples(100)
+@given(
+    content=st.lists(
+        st.sampled_from([b"a", b"\n", b"\r", b" ", b"\xff", b"\x00", b"\xef\xbb\xbf", b"\x0c", b"\xc2\x85"])
+    )
+)
+def test_any_bytes(content: list[bytes]) -> None:
+    """Lines end at line feeds alone, as in every other program; each is a text or has an error with its number."""
+    whole = b"".join(content)
+    texts, problem = [], ""
+    try:
+        texts.extend(read_lines(io.BytesIO(whole), "x"))
+    except EmbedError as error:
+        problem = str(error)
+    assert re.match(r"line \d+ of x |$", problem)
+    assert problem or len(texts) == len(whole.removesuffix(b"\n").split(b"\n") if whole else [])
+    assert all(text.strip() and "\n" not in text and "\r" not in text for text in texts)

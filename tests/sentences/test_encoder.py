@@ -5,7 +5,10 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy
+import pyarrow
 import pytest
 import torch
 import transformers
@@ -30,7 +33,9 @@ from minibert.errors import (
     TextTypeError,
     TruncationWarning,
 )
+from minibert.sentences import embed
 from minibert.sentences.recipe import Recipe
+from minibert.sentences.vector_files import FORMATS
 from minibert.vectors.pooling import POOLING
 
 MIXED = [" ".join(SIX[: number % 6 + 1])[number % 11 : 12 * number] for number in range(3, 60, 2)]
@@ -91,7 +96,13 @@ def test_texts_in_different_containers(encoder) -> None:
     assert not vectors.is_inference()  # a classifier can be trained on them
     assert encoder.encode(SIX[0]).shape == (384,)
     assert encoder.encode([]).shape == (0, 384)
-    for texts in (tuple(SIX), iter(SIX), dict.fromkeys(SIX)):
+    for texts in (
+        tuple(SIX),
+        iter(SIX),
+        dict.fromkeys(SIX).keys(),
+        numpy.array(SIX),
+        [numpy.str_(text) for text in SIX],
+    ):
         assert torch.equal(encoder.encode(texts), vectors)
 
 
@@ -312,6 +323,68 @@ def test_a_text_of_which_it_keeps_something(small: Path, text: str) -> None:
     encoder = SentenceEncoder.from_pretrained(small)
     with pytest.warns(TruncationWarning) if len(text) > 2000 else contextlib.nullcontext():
         assert encoder.encode(text, prompt="passage:").shape == (24,)
+
+
+class Frame:
+    """As pandas' DataFrame: it iterates over the names of its columns."""
+
+    columns = ("text", "label")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    "texts,message",
+    [
+        (Frame(), r"got Frame: choose one column, such as table\['text'\]"),
+        (pyarrow.table({"text": ["a", "b"]}), "got Table: choose one column"),
+        ({"text": "a"}, "got dict: choose one column"),
+        ({"a", "b"}, "texts must have an order, got set"),
+        (b"ab", "got bytes"),
+        (5, "got int"),
+        ([["a", "b"]], "text 0 must be a string, got list"),
+        (pyarrow.table({"text": ["a", "b"]})["text"], "text 0 must be a string, got StringScalar"),
+    ],
+)
+def test_what_iterates_over_something_else_than_texts(small: Path, texts: object, message: str) -> None:
+    with pytest.raises(TextTypeError, match=message):
+        SentenceEncoder.from_pretrained(small).encode(texts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_vector_that_is_not_finite(small: Path, tmp_path: Path, fast: bool) -> None:
+    """No form of output has it: the error names the text, and nothing is kept."""
+    encoder = SentenceEncoder.from_pretrained(small, fast=fast)
+    encoder.model.embeddings.word_embeddings.weight.data[encoder.tokenizer.convert_tokens_to_ids("fish")] = 3e38
+    with pytest.raises(TextError, match=r"text 1 has a vector with NaN or infinity: .* for float32"):
+        encoder.encode(SIX)
+    for extension in FORMATS:
+        with pytest.raises(TextError, match="text 1 has a vector with NaN"):
+            embed(encoder, SIX, tmp_path / f"out{extension}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_in_vectors_is_the_search_in_their_texts(small: Path) -> None:
+    base = SentenceEncoder.from_pretrained(small)
+    recipe = Recipe(prompts={"query": "query: ", "passage": "passage: "})
+    encoder = SentenceEncoder(base.model, base.tokenizer, recipe).eval()
+    expected = encoder.search("the fish", SIX)
+    with pytest.raises(InputError, match="puts 'passage: ' before the texts of a corpus, and vectors do not show"):
+        encoder.search("the fish", encoder.encode(SIX))
+    vectors = encoder.encode(SIX, prompt_name="passage")
+    assert encoder.search("the fish", vectors, corpus_prompt="passage: ") == expected
+    without = encoder.search("the fish", SIX, corpus_prompt="")
+    assert encoder.search("the fish", encoder.encode(SIX), corpus_prompt="") == without != expected
+    assert base.search("the fish", base.encode(SIX)) == base.search("the fish", SIX)
+
+
+@pytest.mark.parametrize("layer", [numpy.int64(1), numpy.int8(-2), torch.tensor(1)])
+def test_a_layer_by_an_integer_of_another_library(small: Path, layer: Any) -> None:
+    expected = SentenceEncoder.from_pretrained(small, layer=1).encode(SIX)
+    encoder = SentenceEncoder.from_pretrained(small, layer=layer)
+    encoder.max_seq_length = numpy.int32(64)
+    assert torch.equal(encoder.encode(SIX, batch_tokens=numpy.int64(1024)), expected)
 
 
 @pytest.mark.parametrize("layer", [0, 7, -7, 1.5, True])

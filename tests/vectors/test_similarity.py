@@ -1,3 +1,4 @@
+import numpy
 import pytest
 import scipy.spatial.distance
 import sklearn.metrics.pairwise
@@ -9,7 +10,7 @@ from sentence_transformers import util
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minibert import cosine_distance, cosine_similarity, semantic_search
+from minibert import cosine_distance, cosine_similarity, mean_pool, semantic_search
 from minibert.errors import PoolingError
 from minibert.vectors.similarity import (
     Hit,
@@ -168,8 +169,47 @@ def test_large_and_small_vectors(size: float) -> None:
 def test_half_precision(score: str) -> None:
     a, b = random(3, 8), random(4, 8, seed=1)
     matrix = MATRICES[score](a.half(), b.half())
-    assert matrix.dtype == torch.float16
-    torch.testing.assert_close(matrix.double(), MATRICES[score](a, b), atol=0.02, rtol=0.02)
+    assert matrix.dtype == torch.float32
+    expected = MATRICES[score](a.half().double(), b.half().double())
+    torch.testing.assert_close(matrix.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("score", MATRICES)
+def test_neighbours_of_half_precision_vectors(score: str, dtype: torch.dtype) -> None:
+    """All of them, as of the same vectors in float64: scores with three digits would mix them up."""
+    corpus, queries = random(500, 32).to(dtype), random(20, 32, seed=1).to(dtype)
+    ours = semantic_search(queries, corpus, 10, score)
+    exact = semantic_search(queries.double(), corpus.double(), 10, score)
+    assert [[hit.corpus_id for hit in hits] for hits in ours] == [[hit.corpus_id for hit in hits] for hits in exact]
+
+
+@pytest.mark.parametrize(
+    "vectors,message",
+    [
+        (torch.eye(3).to_sparse(), "got one of layout sparse_coo: convert it with"),
+        (torch.eye(3).to_sparse_csr(), "got one of layout sparse_csr"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), "of layout nested"),
+        (torch.eye(3, device="meta"), "must have values, got a tensor on the meta device"),
+        (torch.eye(3, dtype=torch.complex64), "must be floating-point numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_tensors_of_other_kinds(vectors: torch.Tensor, message: str) -> None:
+    for call in (cosine_similarity, lambda both: semantic_search(both, both)):
+        with pytest.raises(PoolingError, match=message):
+            call(vectors)
+    with pytest.raises(PoolingError):
+        mean_pool(vectors, vectors)
+
+
+@pytest.mark.parametrize("number", [numpy.int64(2), numpy.uint8(2), torch.tensor(2), numpy.array(2)])
+def test_integers_of_other_libraries(number: object) -> None:
+    assert semantic_search(A[:1], A, number) == semantic_search(A[:1], A, 2)
+    with pytest.raises(PoolingError, match="top_k must be a positive integer"):
+        semantic_search(A, A, number * 0)
+    with pytest.raises(PoolingError, match="top_k must be a positive integer"):
+        semantic_search(A, A, number > 1)  # True
 
 
 def test_single_vectors_count_as_one_row() -> None:
@@ -190,7 +230,7 @@ def test_single_vectors_count_as_one_row() -> None:
         (lambda: cosine_distance(A, B), r"u and v must have the same shape .*, got \(2, 2\) and \(3, 2\)"),
         (lambda: cosine_distance(A[0], torch.zeros(2)), "v is all zeros"),
         (lambda: cosine_similarity(A, torch.ones(0)), r"b must be vectors of at least one number, got shape \(0,\)"),
-        (lambda: cosine_similarity(A, A.to("meta")), "a and b must be on one device, got cpu and meta: move one"),
+        (lambda: cosine_similarity(A, A.to("meta")), "b must have values, got a tensor on the meta device"),
         (lambda: euclidean_similarity(A, A / 0), "row 0 of b is not finite"),
         (lambda: pairwise_similarity(A, A, "angle"), "score must be one of cosine, dot, .*, got 'angle'"),
         (lambda: semantic_search(A, B, score=cosine_similarity), "score must be one of .*, got <function"),
