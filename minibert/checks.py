@@ -11,6 +11,14 @@ from typing import Any
 
 from minibert.errors import InputError, MinibertError
 
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2  # a file may nest six levels of six values each, which makes a message of 300,000 characters
+
+
+def shown(value: Any) -> str:
+    """Returns a value as messages show it: its `repr`, of which long texts and lists are cut."""
+    return _REPR.repr(value)
+
 
 def check_integer(
     name: str, value: Any, low: int, high: int | None = None, error: type[MinibertError] = InputError
@@ -25,7 +33,7 @@ def check_integer(
             what = f"an integer from {low:,} to {high:,}"
         else:
             what = {0: "a non-negative integer", 1: "a positive integer"}.get(low, f"an integer of at least {low:,}")
-        raise error(f"{name} must be {what}, got {reprlib.repr(value)}")
+        raise error(f"{name} must be {what}, got {shown(value)}")
     return integer
 
 
@@ -45,7 +53,7 @@ def check_one_of(name: str, value: Any, known: Iterable[Any], error: type[Minibe
     if value not in known:
         listed = ", ".join(map(str, known))
         what = listed if len(known) == 1 else f"one of {listed}"
-        raise error(f"{name} must be {what}, got {reprlib.repr(value)}{did_you_mean(value, known)}")
+        raise error(f"{name} must be {what}, got {shown(value)}{did_you_mean(value, known)}")
     return value
 
 

@@ -6,14 +6,14 @@ the file uses. Its defaults are those of BERT-base (Devlin et al. 2019, section 
 
 import dataclasses
 import math
-import reprlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from minibert.checkpoints.json_files import read_object
-from minibert.checks import check_integer, check_one_of
-from minibert.errors import ConfigError
+from minibert.checks import check_integer, check_one_of, shown
+from minibert.errors import ConfigError, IgnoredSettingWarning, warn
 
 # Far above any published BERT, far below what a machine can hold: a damaged or hostile config is refused before any
 # memory is allocated.
@@ -44,6 +44,10 @@ SUPPORTED = {
     "pruned_heads": {},
     "chunk_size_feed_forward": 0,
 }
+
+
+# What transformers reads from a config, and minibert from the arguments of each call.
+CALL_SETTINGS = ("output_hidden_states", "output_attentions")
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class BertConfig:
         if self.classifier_dropout is not None:
             _check_number("classifier_dropout", self.classifier_dropout, 1)
         if not isinstance(self.hidden_act, str):
-            raise ConfigError(f"hidden_act must be the name of an activation, got {reprlib.repr(self.hidden_act)}")
+            raise ConfigError(f"hidden_act must be the name of an activation, got {shown(self.hidden_act)}")
         for field, choices in CHOICES.items():
             check_one_of(field, getattr(self, field), choices, ConfigError)
 
@@ -153,12 +157,21 @@ class BertConfig:
 
         Raises:
             ConfigError: the fields describe a different network (see `SUPPORTED`), or a value is invalid.
+
+        Warns:
+            IgnoredSettingWarning: a setting that is an argument of each call instead.
         """
         for field, supported in SUPPORTED.items():
             value = fields.get(field)
             if value is not None and value != supported:
                 raise ConfigError(
-                    f"{field} must be {supported!r}, got {reprlib.repr(value)}: minibert does not compute that network"
+                    f"{field} must be {supported!r}, got {shown(value)}: minibert does not compute that network"
+                )
+        for field in CALL_SETTINGS:
+            if fields.get(field):
+                warn(
+                    f"the config sets {field}, which has no effect here: pass {field}=True in a call",
+                    IgnoredSettingWarning,
                 )
         known = {name: fields[name] for name in FIELDS if name in fields}
         if "torch_dtype" in fields:  # its older name
@@ -181,10 +194,13 @@ class BertConfig:
             check_one_of("each changed field", field, FIELDS, ConfigError)
         if "id2label" in changes:
             fields.pop("num_labels", None)  # the names given here take precedence over the file's count
+        if "dtype" in changes:  # torch.float16, or its name
+            changes["dtype"] = str(changes["dtype"]).removeprefix("torch.")
         try:
             return cls.from_dict({**fields, **changes})
         except ConfigError as error:
-            raise ConfigError(f"{file}: {error}") from None
+            at_fault = str(error).partition(" ")[0]
+            raise ConfigError(str(error) if at_fault in changes else f"{file}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields of a `config.json` that any BERT implementation reads back as this network."""
@@ -212,7 +228,7 @@ def _labels(id2label: Any) -> tuple[str, ...]:
     if isinstance(names, list | tuple):  # some files have numbers for names
         names = [str(name) if isinstance(name, int) else name for name in names]
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"id2label must name the classes 0, 1, 2, … without a gap, got {reprlib.repr(id2label)}")
+        raise ConfigError(f"id2label must name the classes 0, 1, 2, … without a gap, got {shown(id2label)}")
     return tuple(names)
 
 
@@ -226,6 +242,8 @@ def choose(table: dict[str, Choice], setting: str, name: str) -> Choice:
 
 def _check_number(field: str, value: Any, high: float) -> None:
     """Raises a `ConfigError` unless the value is a finite number from 0 to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high or value == math.inf:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # An integer of a JSON file may be too large to be a float at all.
+    if not is_number or not 0 <= value <= min(high, sys.float_info.max):
         what = "a finite non-negative number" if high == math.inf else f"a number from 0 to {high}"
-        raise ConfigError(f"{field} must be {what}, got {reprlib.repr(value)}")
+        raise ConfigError(f"{field} must be {what}, got {shown(value)}")

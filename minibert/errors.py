@@ -89,9 +89,14 @@ class NewParametersWarning(UserWarning):
     """A model was loaded from a checkpoint that lacks some of its parameters: they start at random."""
 
 
+class IgnoredSettingWarning(UserWarning):
+    """A setting of a config that minibert takes as an argument of each call instead."""
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """Issues a warning at the line of the user's own code, however deep in minibert or PyTorch the cause was found."""
-    inside = (str(Path(__file__).parent), str(Path(sys.modules["torch"].__file__ or "").parent))
+    packages = [sys.modules[name].__file__ for name in ("minibert", "torch") if name in sys.modules]
+    inside = tuple(str(Path(file).parent) for file in packages if file)
     level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_code.co_filename.startswith(inside):
         level, frame = level + 1, frame.f_back

@@ -8,7 +8,6 @@ continues a word. The `tokenizers` library does the work; this module reads a ch
 import json
 import operator
 import os
-import reprlib
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from torch import Tensor
 from minibert.checkpoints import layout, store
 from minibert.checkpoints.atomic import write_atomically
 from minibert.checkpoints.json_files import read_object, read_text
-from minibert.checks import check_integer, check_one_of
+from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import (
     CheckpointNotFoundError,
     DoubledTokensWarning,
@@ -147,7 +146,7 @@ class BertTokenizer:
     ) -> None:
         if not isinstance(tokenizer, Tokenizer):
             raise TokenizerError(
-                f"tokenizer must be one of the tokenizers library, got {reprlib.repr(tokenizer)}: "
+                f"tokenizer must be one of the tokenizers library, got {shown(tokenizer)}: "
                 "to read files, use BertTokenizer.from_pretrained(folder)"
             )
         _check_wordpiece(tokenizer)
@@ -318,7 +317,7 @@ class BertTokenizer:
         for row, (text, encoding) in enumerate(zip(texts, encodings, strict=True), first):
             parts = (text,) if isinstance(text, str) else text
             if len(encoding) <= special or (len(parts) == 2 and set(encoding.sequence_ids) < {0, 1, None}):
-                raise TextError(f"text {row} has nothing to encode: {reprlib.repr(text)}")
+                raise TextError(f"text {row} has nothing to encode: {shown(text)}")
             if parts[0].startswith("[CLS]"):
                 warn(
                     f"text {row} begins with [CLS], which the tokenizer adds itself: leave out [CLS] and [SEP], "
@@ -514,12 +513,12 @@ def _as_ids(ids: object) -> list[int]:
     """A row of ids, from a list, a one-dimensional tensor or array."""
     values = ids.tolist() if hasattr(ids, "tolist") else ids
     if not isinstance(values, list | tuple) or any(isinstance(value, list | tuple) for value in values):
-        got = f"shape {tuple(ids.shape)}: take ids[0]" if isinstance(ids, Tensor) else reprlib.repr(ids)
+        got = f"shape {tuple(ids.shape)}: take ids[0]" if isinstance(ids, Tensor) else shown(ids)
         raise TokenizerError(f"ids must be one row of integers, got {got}")
     try:
         return [operator.index(value) for value in values]
     except TypeError:
-        raise TokenizerError(f"ids must be integers, got {reprlib.repr(values)}") from None
+        raise TokenizerError(f"ids must be integers, got {shown(values)}") from None
 
 
 # --- a checkpoint's files --------------------------------------------------------------------------------------------
@@ -540,7 +539,7 @@ def _check_class(settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool
     for setting, supported in CUTTING_SETTINGS.items():
         value = settings.get(setting)
         if not any(value is each or value == each for each in supported):
-            raise TokenizerError(f"{setting} in tokenizer_config.json is not supported, got {reprlib.repr(value)}")
+            raise TokenizerError(f"{setting} in tokenizer_config.json is not supported, got {shown(value)}")
     return plain in GENERIC_CLASSES
 
 
@@ -636,7 +635,7 @@ def _add_tokens(folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer)
         try:
             token = AddedToken(**{name: fields[name] for name in TOKEN_FIELDS if name in fields})
         except (TypeError, AttributeError):
-            raise TokenizerError(f"added_tokens_decoder must hold tokens, got {reprlib.repr(fields)}") from None
+            raise TokenizerError(f"added_tokens_decoder must hold tokens, got {shown(fields)}") from None
         by_id[_token_id(value, token.content)] = token
     tokenizer.add_tokens([token for _, token in sorted(by_id.items())])  # in one call: each indexes all tokens anew
     for token_id, token in by_id.items():
@@ -672,7 +671,7 @@ def _content(value: Any, name: str) -> str | None:
     """The text of a token, which the settings hold as a string or as an object; None if there is none."""
     content = value.get("content") if isinstance(value, dict) else value
     if content is not None and (not isinstance(content, str) or not content):
-        raise TokenizerError(f"{name} in the tokenizer's settings must be a token, got {reprlib.repr(value)}")
+        raise TokenizerError(f"{name} in the tokenizer's settings must be a token, got {shown(value)}")
     return content
 
 
@@ -680,9 +679,7 @@ def _token_id(value: object, token: str) -> int:
     try:
         return int(str(value))
     except ValueError:
-        raise TokenizerError(
-            f"the id of the added token {token!r} must be an integer, got {reprlib.repr(value)}"
-        ) from None
+        raise TokenizerError(f"the id of the added token {token!r} must be an integer, got {shown(value)}") from None
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from minibert.checks import shown
 from minibert.errors import MinibertError, StoreError
 
 
@@ -34,7 +35,10 @@ def write_atomically(folder: str | os.PathLike[str], last: str) -> Iterator[Path
     Raises:
         StoreError: the folder cannot be written to.
     """
-    folder = Path(folder)
+    try:
+        folder = Path(folder).expanduser()
+    except (TypeError, RuntimeError) as error:  # not a path, or ~ of a user without a home
+        raise StoreError(f"folder must be the path of a folder, got {shown(folder)} ({error})") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as name:

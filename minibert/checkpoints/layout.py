@@ -1,6 +1,7 @@
 """What are a checkpoint's files called? Nothing here needs PyTorch."""
 
 CONFIG = "config.json"
+OLD_CONFIG = "bert_config.json"  # in Google's archives, and in files converted from them
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 
@@ -10,6 +11,16 @@ WEIGHTS = {
     f"{SAFETENSORS}.index.json": "model-*.safetensors",
     PICKLE: "",
     f"{PICKLE}.index.json": "pytorch_model-*.bin",
+}
+# Formats that are not read, and what they are called.
+OTHER_WEIGHTS = {
+    "*.ckpt*": "TensorFlow",
+    "*.h5": "Keras",
+    "*.msgpack": "Flax",
+    "*.onnx": "ONNX",
+    "*.gguf": "GGUF",
+    "*.pt": "PyTorch, under a name that is not a checkpoint's",
+    "*.pth": "PyTorch, under a name that is not a checkpoint's",
 }
 WEIGHTS_PATTERNS = (*WEIGHTS, *filter(None, WEIGHTS.values()))
 
@@ -24,8 +35,9 @@ SENTENCE_ENCODER = (
     "modules.json",
     "sentence_*_config.json",
     "config_sentence_transformers.json",
-    "[0-9]_*/config.json",
+    "[0-9]_*/*.json",
+    "[0-9]_*/vocab.txt",
     f"[0-9]_*/{SAFETENSORS}",
     f"[0-9]_*/{PICKLE}",
 )
-ALL = (CONFIG, *WEIGHTS_PATTERNS, *TOKENIZER, *SENTENCE_ENCODER)
+ALL = (CONFIG, OLD_CONFIG, *WEIGHTS_PATTERNS, *TOKENIZER, *SENTENCE_ENCODER)

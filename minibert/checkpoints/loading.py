@@ -5,6 +5,7 @@ class `from_pretrained` and `save_pretrained`. Between the file and the model, `
 the table in `names.py`, and accounts for every tensor and every parameter in a report.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -20,7 +21,14 @@ from torch.overrides import TorchFunctionMode
 
 from minibert.checkpoints import layout, store, weights
 from minibert.checkpoints.atomic import write_atomically
-from minibert.checkpoints.names import IGNORED, canonical_name, checkpoint_name, naming_scheme, parameter_name
+from minibert.checkpoints.names import (
+    IGNORED,
+    canonical_name,
+    checkpoint_name,
+    naming_scheme,
+    parameter_name,
+    wrapper_prefix,
+)
 from minibert.checkpoints.report import LoadReport, Status, TensorReport
 from minibert.config import BertConfig
 from minibert.errors import CheckpointError, ConfigError, NewParametersWarning
@@ -92,19 +100,22 @@ class Pretrained(nn.Module):
         """
         folder = store.resolve(
             name_or_folder,
-            (layout.CONFIG, *layout.WEIGHTS_PATTERNS),
+            (layout.CONFIG, layout.OLD_CONFIG, *layout.WEIGHTS_PATTERNS),
             revision=revision,
             token=token,
             local_files_only=local_files_only,
         )
-        config = BertConfig.from_json_file(folder / layout.CONFIG, **changes)
+        config_file = _config_file(folder)
+        config = BertConfig.from_json_file(config_file, **changes)
         file, tensors = weights.read(folder)
+        prefix = wrapper_prefix(tensors)
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         try:
             model = _without_values(cls, config, attention)
         except ConfigError as error:
-            raise ConfigError(f"{folder / layout.CONFIG}: {error}") from None
+            raise ConfigError(f"{config_file}: {error}") from None
         _drop_absent_parts(model, tensors)
-        report, values = match(file, tensors, model)
+        report, values = match(file, tensors, model, prefix)
         model.load_state_dict(values, strict=False, assign=True)
         new = [entry.parameter for entry in report.with_status("new") if entry.parameter]
         _initialise_new(model, new)
@@ -134,6 +145,12 @@ class Pretrained(nn.Module):
         with write_atomically(folder, last=layout.CONFIG) as incoming:
             save_file(tensors, incoming / layout.SAFETENSORS, metadata={"format": "pt"})
             (incoming / layout.CONFIG).write_text(text, encoding="utf-8")
+
+
+def _config_file(folder: Path) -> Path:
+    """The config in a checkpoint's folder, under its usual name or the one in Google's archives."""
+    old = folder / layout.OLD_CONFIG
+    return old if old.is_file() and not (folder / layout.CONFIG).exists() else folder / layout.CONFIG
 
 
 def _without_values(kind: type[Model], config: BertConfig, attention: str) -> Model:
@@ -176,13 +193,23 @@ def _named_as_in_checkpoints(parameters: Mapping[str, Tensor]) -> dict[str, Tens
     addresses: set[int] = set()
     for name, tensor in parameters.items():
         is_shared = tensor.data_ptr() in addresses
-        tensors[checkpoint_name(name)] = tensor.clone() if is_shared else tensor.contiguous()
+        with contextlib.suppress(KeyError):  # a part that the user added keeps its own name
+            name = checkpoint_name(name)
+        tensors[name] = tensor.clone() if is_shared else tensor.contiguous()
         addresses.add(tensor.data_ptr())
     return tensors
 
 
-def match(file: Path, tensors: Mapping[str, Tensor], model: Pretrained) -> tuple[LoadReport, dict[str, Tensor]]:
+def match(
+    file: Path, tensors: Mapping[str, Tensor], model: Pretrained, prefix: str = ""
+) -> tuple[LoadReport, dict[str, Tensor]]:
     """Finds a parameter for each tensor of a file, and a tensor for each parameter.
+
+    Args:
+        file: for messages and the report.
+        tensors: by their names in the file, without the prefix of a wrapper.
+        model: whose parameters they become.
+        prefix: that of the wrapper; see `names.wrapper_prefix`.
 
     Returns:
         The report, with an entry for every tensor and every parameter; and the parameters' values, under our names and
@@ -205,10 +232,13 @@ def match(file: Path, tensors: Mapping[str, Tensor], model: Pretrained) -> tuple
             entries.append(matching.start_new(parameter))
         except CheckpointError as problem:
             problems.append(str(problem))
+    if not matching.filled_by and not matching.misfits:
+        raise CheckpointError(f"{file} does not fit: no tensor has the name of one of a BERT. {matching.samples()}")
     if problems:
         raise CheckpointError(f"{file} does not fit: {_shorten(problems)}")
     values = {parameter: tensors[name] for parameter, name in matching.filled_by.items()}
-    return LoadReport(str(file), type(model).__name__, tuple(entries)), _in_one_dtype(values, model.config.dtype)
+    source = f"{file}, whose names begin with {prefix!r}" if prefix else str(file)
+    return LoadReport(source, type(model).__name__, tuple(entries)), _in_one_dtype(values, model.config.dtype)
 
 
 def _canonical_names_first(names: Iterable[str]) -> list[str]:
@@ -221,6 +251,7 @@ class _Matching:
 
     Attributes:
         filled_by: the parameters that are filled so far, each with the name of its tensor.
+        misfits: the parameters whose tensor does not fit; they are not missing as well.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], model: Pretrained) -> None:
@@ -230,6 +261,7 @@ class _Matching:
         self.model_class = type(model).__name__
         self.has_decoder = hasattr(model, "masked_lm")
         self.filled_by: dict[str, str] = {}
+        self.misfits: set[str] = set()
 
     def place(self, name: str) -> TensorReport:
         """Finds the parameter that a tensor fills; a tensor that no parameter needs is a copy of another, or ignored.
@@ -241,7 +273,9 @@ class _Matching:
         parameter = self._parameter_of(name)
         if parameter is None:
             return _entry(name, None, tensor, "ignored", self._reason_to_ignore(name))
+        self.misfits.add(parameter)
         _check_fit(name, tensor, self.parameters[parameter])
+        self.misfits.remove(parameter)
         if parameter in self.filled_by:
             return self._second_tensor(name, parameter)
         self.filled_by[parameter] = name
@@ -264,6 +298,8 @@ class _Matching:
         if canonical in IGNORED:
             return IGNORED[canonical]
         if part in NEEDED_PARTS:
+            if ".base_layer." in name or ".lora_" in name:
+                raise CheckpointError(f"{name} is of an adapter: merge it first, with PEFT's merge_and_unload()")
             raise CheckpointError(f"a {self.model_class} of this config has no parameter for {name}")
         try:
             parameter_name(canonical)
@@ -284,8 +320,13 @@ class _Matching:
         raise CheckpointError(f"{name} and {first} are one parameter, but differ")
 
     def unfilled(self) -> list[str]:
-        """The parameters that no tensor has filled."""
-        return [parameter for parameter in self.parameters if parameter not in self.filled_by]
+        """The parameters that no tensor is named after."""
+        return [name for name in self.parameters if name not in self.filled_by and name not in self.misfits]
+
+    def samples(self, most: int = 3) -> str:
+        """The first names of both sides."""
+        theirs, ours = list(self.tensors)[:most], [checkpoint_name(name) for name in list(self.parameters)[:most]]
+        return f"The file has {', '.join(theirs) or 'nothing'}; a {self.model_class} needs {', '.join(ours)}"
 
     def start_new(self, parameter: str) -> TensorReport:
         """The entry of a parameter that no tensor filled: it is new if the file lacks all of the head it belongs to.

@@ -9,7 +9,7 @@ created in, `bert/encoder/layer_3/attention/self/query/kernel`, and Hugging Face
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Our module, and the same module in a checkpoint; {} is the index of the layer. A module's weight and bias have the
 # same names on both sides, and no module occurs twice: the table is a bijection, and the whole translation.
@@ -50,6 +50,27 @@ NAMING_SCHEMES = (
 
 # Tensors that are not parameters, by their canonical names, and why they can be ignored.
 IGNORED = {"embeddings.position_ids": "the numbers 0, 1, 2, …, which older versions of transformers stored"}
+
+
+# What the base model of another architecture is called inside a model with a head: its tensors are not a BERT's.
+OTHER_ARCHITECTURES = (
+    *("albert", "camembert", "deberta", "distilbert", "electra", "ernie"),
+    *("mpnet", "nezha", "roberta", "xlm", "xlm_roberta"),
+)
+
+
+def wrapper_prefix(tensors: Iterable[str]) -> str:
+    """Returns what a wrapper put before all names of a BERT, such as `module.` or `model.bert_encoder.`; "" if nothing.
+
+    A model inside DataParallel, torch.compile, Lightning or a class of one's own is saved with such names.
+    """
+    table = "embeddings.word_embeddings.weight"
+    prefixes = {name.removesuffix(table).removesuffix("bert.") for name in tensors if name.endswith(table)}
+    (prefix,) = prefixes if len(prefixes) == 1 else ("",)
+    inner = prefix.rstrip(".").rpartition(".")[2]
+    if (prefix and not prefix.endswith(".")) or inner in OTHER_ARCHITECTURES:
+        return ""
+    return prefix
 
 
 def checkpoint_name(parameter: str) -> str:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from minibert.checkpoints import hub, layout
 from minibert.checkpoints.atomic import replace_folder, restore_folder
+from minibert.checks import shown
 from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, MinibertError, StoreError
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
@@ -101,7 +101,7 @@ def resolve(
         folder = Path(name).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such home, a null character
-        got = f"{reprlib.repr(name)} ({error})"
+        got = f"{shown(name)} ({error})"
         raise CheckpointNotFoundError(f"name_or_folder must be a folder or a checkpoint's name, got {got}") from None
     if name and is_folder:
         return folder

@@ -5,17 +5,28 @@ index lists, and PyTorch's older pickles, likewise. A file is untrusted: no code
 point out of its folder, and no header makes us allocate more memory than the file has bytes.
 """
 
+import pickletools
 import re
 import zipfile
 from pathlib import Path
+from textwrap import shorten
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minibert.checkpoints.json_files import read_object
-from minibert.checkpoints.layout import PICKLE, WEIGHTS
+from minibert.checkpoints.json_files import LFS_POINTER, read_object
+from minibert.checkpoints.layout import OTHER_WEIGHTS, PICKLE, SAFETENSORS, WEIGHTS
+from minibert.checks import shown
 from minibert.errors import CheckpointError, CheckpointNotFoundError
+
+# The functions and classes that a pickle of tensors names.
+TENSOR_NAMES = (
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch\._tensor _rebuild_from_type_v2|"
+    r"torch(\.storage)? \w+Storage|torch (Size|device|\w*(float|int|bool|complex)\w*)|torch\.nn\.parameter Parameter|"
+    r"torch\.serialization _get_layout"
+)
 
 
 def read(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -32,12 +43,36 @@ def read(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         file = folder / name
         if file.is_file():
             return file, read_shards(file) if name.endswith(".json") else read_file(file)
+    for pattern, kind in OTHER_WEIGHTS.items():
+        for file in sorted(folder.glob(pattern)):
+            raise CheckpointNotFoundError(
+                f"{file} is in a format that minibert does not read ({kind}): get the checkpoint as {SAFETENSORS}, or "
+                "load it in the library it was made with and save it as that"
+            )
     raise CheckpointNotFoundError(f"{folder} has no weights: none of {', '.join(WEIGHTS)}")
 
 
 def read_file(file: Path) -> dict[str, Tensor]:
     """Reads the tensors of one file, in the format that its extension tells."""
+    _check_start(file)
     return read_pickle(file) if file.suffix == ".bin" else read_safetensors(file)
+
+
+def _check_start(file: Path) -> None:
+    """Raises a `CheckpointError` for what a file is that was not downloaded as it should have been."""
+    try:
+        if not file.is_file():
+            raise CheckpointError(f"{file} must be a regular file, got a folder, a pipe or a device")
+        with file.open("rb") as stream:
+            start = stream.read(200)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    if start.startswith(LFS_POINTER.encode()):
+        raise CheckpointError(f"{file} is a Git LFS pointer, not the weights: run 'git lfs pull' in its folder")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{file} is a web page, not weights: download the file itself")
+    if not start:
+        raise CheckpointError(f"{file} is damaged: it is empty. Download it again")
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -46,23 +81,51 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged or not a safetensors file ({error}): download it again") from None
+        reason = shorten(str(error), 200, placeholder=" …")
+        raise CheckpointError(f"{file} is damaged or not a safetensors file ({reason}): download it again") from None
 
 
 def read_pickle(file: Path) -> dict[str, Tensor]:
     """Reads the tensors of a file that `torch.save` wrote, with PyTorch's loader for weights, which runs no code."""
-    zipped = zipfile.is_zipfile(file)  # the format since PyTorch 1.6, which can be mapped into memory
     try:
-        if zipped:
-            with zipfile.ZipFile(file) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise CheckpointError("a compressed entry, which torch.save does not write")
+        with file.open("rb") as stream:
+            zipped = stream.read(4) == b"PK\x03\x04"  # the format since PyTorch 1.6, which can be mapped into memory
+            stream.seek(0)
+            foreign = _foreign_names(stream) if not zipped else _foreign_names_in_zip(file)
+        if foreign:
+            raise CheckpointError(f"{file} holds more than tensors, which is refused: {shorten(foreign, 200)}")
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{file} is damaged, or holds more than tensors, which is refused ({reason})") from None
+    except CheckpointError:
+        raise
+    except Exception:  # a damaged pickle can fail in any way, and PyTorch's advice is to run its code
+        raise CheckpointError(f"{file} is damaged, or not a file that torch.save wrote: download it again") from None
     _check_tensors(file, tensors)
     return tensors  # as they are stored: a matrix that is transposed in memory rounds differently when it is multiplied
+
+
+def _foreign_names_in_zip(file: Path) -> str | None:
+    """As `_foreign_names`, for the pickle in a zip; a `CheckpointError` for a zip that torch.save did not write."""
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise CheckpointError(f"{file} has a compressed entry, which torch.save does not write: it is damaged")
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(name) as stream:
+            return _foreign_names(stream, 1)
+
+
+def _foreign_names(stream: IO[bytes], pickles: int = 4) -> str | None:
+    """The first function or class that pickles name and tensors do not need; None if there is none.
+
+    PyTorch's loader runs none of these, but it has more that it does run, such as `bytearray`, by which a file of 60
+    bytes takes gigabytes. The older format has four pickles, of which the last is the tensors.
+    """
+    for _ in range(pickles):
+        for operation, argument, _ in pickletools.genops(stream):
+            if operation.name == "GLOBAL" and not re.fullmatch(TENSOR_NAMES, str(argument)):
+                return str(argument).replace(" ", ".")
+            if operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+                return f"a pickle of another protocol ({operation.name})"
+    return None
 
 
 def _check_tensors(file: Path, tensors: object) -> None:
@@ -71,7 +134,8 @@ def _check_tensors(file: Path, tensors: object) -> None:
         raise CheckpointError(f"{file} must hold tensors by name, got a {type(tensors).__name__}")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{file} must hold tensors by name, got a {type(tensor).__name__} for {name!r}")
+            kind = type(tensor).__name__
+            raise CheckpointError(f"{file} must hold tensors by name, got a {kind} for {shown(name)}")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise CheckpointError(f"{file}: {name} must be stored as plain numbers")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
@@ -95,8 +159,11 @@ def read_shards(index: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{index} must name {extension} files in its own folder, got {shard!r}")
         if not (index.parent / shard).is_file():
             raise CheckpointNotFoundError(f"{index} names the file {shard}, which is missing: download it again")
-        tensors |= read_file(index.parent / shard)
-        absent = [name for name, file in weight_map.items() if file == shard and name not in tensors]
+        found = read_file(index.parent / shard)
+        absent = [name for name, file in weight_map.items() if file == shard and name not in found]
         if absent:
             raise CheckpointError(f"{index.parent / shard} has no {absent[0]}, although {index.name} says so")
+        for name, tensor in found.items():
+            if weight_map.get(name, shard) == shard:  # otherwise the index gives it to another file
+                tensors[name] = tensor
     return tensors

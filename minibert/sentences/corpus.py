@@ -10,7 +10,6 @@ import codecs
 import hashlib
 import json
 import os
-import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from minibert import __version__
 from minibert.checkpoints.json_files import read_object
-from minibert.checks import as_integer, check_integer, check_one_of
+from minibert.checks import as_integer, check_integer, check_one_of, shown
 from minibert.errors import CheckpointNotFoundError, EmbedError, StoreError, TextError
 from minibert.sentences.encoder import SentenceEncoder, check_iterable
 from minibert.sentences.vector_files import FORMATS, digest, part_of_digest
@@ -116,7 +115,7 @@ def embed(
     try:
         target = Path(file)
     except TypeError:
-        raise EmbedError(f"file must be the path of a file, got {reprlib.repr(file)}") from None
+        raise EmbedError(f"file must be the path of a file, got {shown(file)}") from None
     batch_tokens = check_integer("batch_tokens", batch_tokens, 1, error=TextError)
     check_one_of(f"the extension of {target}", target.suffix, FORMATS, EmbedError)
     check_iterable(texts)

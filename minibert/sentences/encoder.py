@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import hashlib
 import os
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, overload
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from minibert.checkpoints import store
 from minibert.checkpoints.atomic import write_atomically
-from minibert.checks import as_integer, check_integer
+from minibert.checks import as_integer, check_integer, shown
 from minibert.errors import ConfigError, InputError, TextError, TextTypeError, TruncationWarning, warn
 from minibert.fast import applies_to, calls_only_forward, last_hidden_states
 from minibert.model import BertModel
@@ -273,7 +272,7 @@ class SentenceEncoder(nn.Module):
             encodings = self.tokenizer.encode([prompt + text for text in chunk], self.max_seq_length, first + start)
             for number, (text, encoding) in enumerate(zip(chunk, encodings, strict=True), first + start):
                 if prompt and not _reaches_beyond(prompt, encoding):
-                    raise TextError(f"text {number} has nothing to encode: {reprlib.repr(text)}")
+                    raise TextError(f"text {number} has nothing to encode: {shown(text)}")
             ids += [encoding.ids for encoding in encodings]
             truncated += sum(bool(encoding.overflowing) for encoding in encodings)
         return ids, truncated

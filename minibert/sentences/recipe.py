@@ -7,11 +7,11 @@ refused by name: ignoring it would give vectors that look right and are wrong.
 
 import json
 import re
-import reprlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minibert import __version__
 from minibert.checkpoints import layout, weights
 from minibert.checkpoints.json_files import read_object, read_objects
-from minibert.checks import check_integer, check_one_of
+from minibert.checkpoints.loading import FLOATING_POINT
+from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from minibert.vectors.pooling import POOLING
 from minibert.vectors.similarity import SCORES
@@ -37,6 +39,7 @@ NO_ARGUMENTS: list[Any] = [{}, None]  # of settings that sentence-transformers p
 TRANSFORMER_SETTINGS: Settings = {
     "max_seq_length": ANY,
     "do_lower_case": ANY,
+    "unpad_inputs": ANY,  # faster, and no other vectors
     "model_args": NO_ARGUMENTS,
     "tokenizer_args": NO_ARGUMENTS,
     "config_args": NO_ARGUMENTS,
@@ -97,6 +100,7 @@ NORMALIZE_SETTINGS: Settings = {"module_input_name": SENTENCE_EMBEDDING, "module
 # config_sentence_transformers.json
 ENCODER_SETTINGS: Settings = {
     "__version__": ANY,
+    "requirements": ANY,
     "prompts": ANY,
     "default_prompt_name": ANY,
     "similarity_fn_name": ANY,
@@ -191,22 +195,22 @@ def check_recipe(recipe: Recipe) -> Recipe:
     """Returns the recipe after validation; raises a `ConfigError` that names an invalid setting."""
     modes = recipe.pooling
     if not isinstance(modes, tuple) or not modes or not all(isinstance(mode, str) for mode in modes):
-        raise ConfigError(f"pooling must be one or more of {', '.join(POOLING)}, got {reprlib.repr(modes)}")
+        raise ConfigError(f"pooling must be one or more of {', '.join(POOLING)}, got {shown(modes)}")
     for mode in modes:
         check_one_of("pooling", mode, POOLING, ConfigError)
     if not all(isinstance(step, Dense | Normalize) for step in recipe.final_steps):
-        raise ConfigError(f"final_steps must be Dense and Normalize steps, got {reprlib.repr(recipe.final_steps)}")
+        raise ConfigError(f"final_steps must be Dense and Normalize steps, got {shown(recipe.final_steps)}")
     check_one_of("similarity_fn_name", recipe.similarity_fn_name, SCORES, ConfigError)
     if recipe.max_seq_length is not None:
         check_integer("max_seq_length", recipe.max_seq_length, 3, error=ConfigError)
     for name in ("do_lower_case", "include_prompt"):
         if not isinstance(getattr(recipe, name), bool):
-            raise ConfigError(f"{name} must be true or false, got {reprlib.repr(getattr(recipe, name))}")
+            raise ConfigError(f"{name} must be true or false, got {shown(getattr(recipe, name))}")
     if not recipe.include_prompt and "weightedmean" in modes:
         raise ConfigError("a weighted mean without the prompt's tokens (include_prompt: false) is not supported")
     prompts = recipe.prompts
     if not isinstance(prompts, Mapping) or not all(isinstance(text, str) for text in [*prompts, *prompts.values()]):
-        raise ConfigError(f"prompts must be texts by name, got {reprlib.repr(prompts)}")
+        raise ConfigError(f"prompts must be texts by name, got {shown(prompts)}")
     if recipe.default_prompt_name not in (None, *prompts):
         raise ConfigError(
             f"default_prompt_name must be a name in prompts, {list(prompts)}, got {recipe.default_prompt_name!r}"
@@ -226,6 +230,7 @@ def write_recipe(recipe: Recipe, folder: Path, hidden_size: int) -> None:
     lengths = {"max_seq_length": recipe.max_seq_length, "do_lower_case": recipe.do_lower_case}
     _write(folder / "sentence_bert_config.json", lengths)
     encoder = {
+        "__version__": {"minibert": __version__, "pytorch": torch.__version__},
         "prompts": dict(recipe.prompts),
         "default_prompt_name": recipe.default_prompt_name,
         "similarity_fn_name": recipe.similarity_fn_name,
@@ -245,8 +250,8 @@ def _steps(folder: Path) -> list[tuple[str, str]]:
     for step in read_objects(file, ConfigError):
         kind, path = step.get("type"), step.get("path")
         if not isinstance(kind, str) or not isinstance(path, str):
-            raise ConfigError(f"{file}: a step must have a type and a path, got {reprlib.repr(step)}")
-        path = "" if path == "." else path
+            raise ConfigError(f"{file}: a step must have a type and a path, got {shown(step)}")
+        path = "" if path == "." else path.removesuffix("/")
         if path and not re.fullmatch(r"\w[\w.-]*", path, re.ASCII):  # nothing outside the checkpoint's folder
             raise ConfigError(f"{file}: the path of a step must be a folder beside this file, got {path!r}")
         if not kind.startswith("sentence_transformers."):
@@ -308,6 +313,10 @@ def _read_dense(folder: Path) -> Dense:
     if weight is None or list(weight.shape) != sizes or (bias is not None) != settings.get("bias", True):
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise CheckpointError(f"{found[0]} has {shapes}, but {file} describes a Dense step of {sizes}")
+    if weight.numel() == 0 or any(
+        tensor.dtype not in FLOATING_POINT for tensor in (weight, bias) if tensor is not None
+    ):
+        raise CheckpointError(f"{found[0]} must hold floating-point numbers, got {weight.dtype} of shape {sizes}")
     try:
         dense = Dense(weight.shape[1], weight.shape[0], bias is not None, _activation_name(settings))
         parameters = {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}
@@ -315,7 +324,8 @@ def _read_dense(folder: Path) -> Dense:
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
     except RuntimeError as error:
-        raise CheckpointError(f"{found[0]} does not fit {file}: {error}") from None
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{found[0]} does not fit {file}: {shorten(reason, 300, placeholder=' …')}") from None
     return dense.requires_grad_(False)
 
 
@@ -339,9 +349,9 @@ def check_settings(settings: dict[str, Any], file: Path, known: Settings) -> dic
     """Returns the settings after validation: each must be known, and have one of the values it is known with."""
     for name, value in settings.items():
         if name not in known:
-            raise ConfigError(f"{file}: the setting {name} ({reprlib.repr(value)}) is not supported")
+            raise ConfigError(f"{file}: the setting {name} ({shown(value)}) is not supported")
         if known[name] is not ANY and value not in known[name]:
-            raise ConfigError(f"{file}: {name} is {reprlib.repr(value)}, and only {known[name][0]!r} is supported")
+            raise ConfigError(f"{file}: {name} is {shown(value)}, and only {known[name][0]!r} is supported")
     return settings
 
 

@@ -6,7 +6,6 @@ normalised characters, and its tokens are those that were cut from the character
 wrong where it matters: [CLS] shifts every token by one.
 """
 
-import reprlib
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,7 +14,7 @@ import torch
 from tokenizers import Encoding
 from torch import Tensor, nn
 
-from minibert.checks import as_integer, check_one_of, did_you_mean
+from minibert.checks import as_integer, check_one_of, did_you_mean, shown
 from minibert.errors import InputError, PoolingError, TextTypeError, WordError
 from minibert.heads import bert_in
 from minibert.model import BertModel
@@ -384,7 +383,7 @@ def _one_each(name: str, value: Any, kind: type, count: int) -> list[Any]:
     given = list(value) if isinstance(value, list | tuple) else [value] * count
     values = [as_integer(each) if kind is int else each for each in given]
     if not all(each is None or isinstance(values[index], kind) for index, each in enumerate(given)):
-        raise TextTypeError(f"{name} must be {kind.__name__}, or a list of them, got {reprlib.repr(value)}")
+        raise TextTypeError(f"{name} must be {kind.__name__}, or a list of them, got {shown(value)}")
     if len(values) != count:
         raise WordError(f"{name} must be one for all sentences, or a list of {count}, got a list of {len(values)}")
     return values
