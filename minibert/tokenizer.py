@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normal
 from torch import Tensor
 
 from minibert.checkpoints import layout, store
-from minibert.checkpoints.atomic import write_atomically
+from minibert.checkpoints.atomic import reading, write_atomically
 from minibert.checkpoints.json_files import read_object, read_text
 from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import (
@@ -200,6 +200,12 @@ class BertTokenizer:
                 the message names it.
         """
         folder = store.resolve(name_or_folder, FILES, revision=revision, token=token, local_files_only=local_files_only)
+        with reading(folder):
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> "BertTokenizer":
+        """The tokenizer in a folder; raises as `from_pretrained`."""
         settings = _read_json(folder / "tokenizer_config.json")
         config = _read_json(folder / "config.json")
         file = next((folder / name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()), None)
@@ -236,7 +242,7 @@ class BertTokenizer:
         if self.tokenizer.encode_special_tokens:
             settings["split_special_tokens"] = True
         text = json.dumps(settings, indent=2) + "\n"
-        with write_atomically(folder, last="tokenizer_config.json") as incoming:
+        with write_atomically(folder, owns=layout.TOKENIZER) as incoming:
             (incoming / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
             (incoming / "tokenizer_config.json").write_text(text, encoding="utf-8")
 

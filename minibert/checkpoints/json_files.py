@@ -63,6 +63,14 @@ def read_objects(file: Path, error: type[MinibertError]) -> list[dict[str, Any]]
     return items
 
 
+def read_strings(file: Path, error: type[MinibertError]) -> list[str]:
+    """Reads a file that holds a list of strings. Raises the errors of `read_object`."""
+    items = _read(file, error)
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise error(f"{file} must hold a JSON list of strings")
+    return items
+
+
 def _read(file: Path, error: type[MinibertError]) -> Any:
     text = read_text(file, error)
     if text.count("{") + text.count("[") > MOST_OBJECTS:

@@ -40,4 +40,6 @@ SENTENCE_ENCODER = (
     f"[0-9]_*/{SAFETENSORS}",
     f"[0-9]_*/{PICKLE}",
 )
+# What a save of each kind may have, so that a later one knows which of its files are an older save's.
+MODEL = (CONFIG, SAFETENSORS, f"{SAFETENSORS}.index.json")
 ALL = (CONFIG, OLD_CONFIG, *WEIGHTS_PATTERNS, *TOKENIZER, *SENTENCE_ENCODER)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minibert.checkpoints import layout, store, weights
-from minibert.checkpoints.atomic import write_atomically
+from minibert.checkpoints.atomic import reading, write_atomically
 from minibert.checkpoints.names import (
     IGNORED,
     canonical_name,
@@ -105,9 +105,10 @@ class Pretrained(nn.Module):
             token=token,
             local_files_only=local_files_only,
         )
-        config_file = _config_file(folder)
-        config = BertConfig.from_json_file(config_file, **changes)
-        file, tensors = weights.read(folder)
+        with reading(folder):
+            config_file = _config_file(folder)
+            config = BertConfig.from_json_file(config_file, **changes)
+            file, tensors = weights.read(folder)
         prefix = wrapper_prefix(tensors)
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         try:
@@ -132,8 +133,8 @@ class Pretrained(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes `config.json` and `model.safetensors`, in the format that `transformers` reads as well.
 
-        If it is interrupted, each of the two files is whole, the old one or the new one. The tokenizer's files are not
-        written: `BertTokenizer.save_pretrained` does that.
+        If it is interrupted, the folder has the old model or the new one, whole. The tokenizer's files are not written:
+        `BertTokenizer.save_pretrained` does that.
 
         Raises:
             StoreError: the folder cannot be written to.
@@ -142,7 +143,7 @@ class Pretrained(nn.Module):
         dtype = _dtype_name(next(iter(tensors.values())))
         fields = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": dtype}
         text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-        with write_atomically(folder, last=layout.CONFIG) as incoming:
+        with write_atomically(folder, owns=layout.MODEL) as incoming:
             save_file(tensors, incoming / layout.SAFETENSORS, metadata={"format": "pt"})
             (incoming / layout.CONFIG).write_text(text, encoding="utf-8")
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minibert.checkpoints import hub, layout
-from minibert.checkpoints.atomic import replace_folder, restore_folder
+from minibert.checkpoints.atomic import finish_save, replace_folder, restore_folder
 from minibert.checks import shown
 from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, MinibertError, StoreError
 
@@ -104,12 +104,14 @@ def resolve(
         got = f"{shown(name)} ({error})"
         raise CheckpointNotFoundError(f"name_or_folder must be a folder or a checkpoint's name, got {got}") from None
     if name and is_folder:
+        finish_save(folder)
         return folder
     if is_file:
         raise CheckpointNotFoundError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
     check_name(name)
     stored = store_folder() / name
     if revision is None and stored.is_dir():
+        finish_save(stored)
         return stored
     known = catalogue().get(name, Checkpoint(name))
     revision = revision or known.revision

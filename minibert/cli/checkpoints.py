@@ -97,7 +97,7 @@ def convert(name: str, folder: str) -> None:
 
     source = store.resolve(name)
     model = model_class(source).from_pretrained(source)
-    with write_atomically(folder, last=layout.CONFIG) as incoming:
+    with write_atomically(folder, owns=(*layout.MODEL, *layout.TOKENIZER)) as incoming:
         model.save_pretrained(incoming)
         for file in layout.TOKENIZER:
             if (source / file).is_file():

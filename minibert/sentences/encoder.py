@@ -20,8 +20,8 @@ from safetensors.torch import save
 from tokenizers import Encoding, normalizers
 from torch import Tensor, nn
 
-from minibert.checkpoints import store
-from minibert.checkpoints.atomic import write_atomically
+from minibert.checkpoints import layout, store
+from minibert.checkpoints.atomic import reading, write_atomically
 from minibert.checks import as_integer, check_integer, shown
 from minibert.errors import ConfigError, InputError, TextError, TextTypeError, TruncationWarning, warn
 from minibert.fast import applies_to, calls_only_forward, last_hidden_states
@@ -101,14 +101,15 @@ class SentenceEncoder(nn.Module):
             CheckpointError: its tensors are damaged, or do not fit the model.
         """
         folder = store.resolve(name_or_folder, revision=revision, token=token, local_files_only=local_files_only)
-        recipe = read_recipe(folder) if (folder / "modules.json").is_file() else Recipe()
-        if pooling is not None:
-            recipe = dataclasses.replace(recipe, pooling=(pooling,) if isinstance(pooling, str) else tuple(pooling))
-        inner = transformer_folder(folder)
-        tokenizer = BertTokenizer.from_pretrained(inner)
-        model = BertModel.from_pretrained(inner, attention=attention)
-        _drop_layers_above(model, layer)
-        return cls(model, tokenizer, recipe, fast).eval()
+        with reading(folder):
+            recipe = read_recipe(folder) if (folder / "modules.json").is_file() else Recipe()
+            if pooling is not None:
+                recipe = dataclasses.replace(recipe, pooling=(pooling,) if isinstance(pooling, str) else tuple(pooling))
+            inner = transformer_folder(folder)
+            tokenizer = BertTokenizer.from_pretrained(inner)
+            model = BertModel.from_pretrained(inner, attention=attention)
+            _drop_layers_above(model, layer)
+            return cls(model, tokenizer, recipe, fast).eval()
 
     @property
     def max_seq_length(self) -> int:
@@ -402,13 +403,14 @@ class SentenceEncoder(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes everything to a folder, which sentence-transformers and minibert can load.
 
-        All files are first written to a temporary folder inside it and then moved into place, `modules.json` last.
+        If it is interrupted, the folder has the old encoder or the new one, whole.
 
         Raises:
             StoreError: the folder cannot be written.
         """
         recipe = dataclasses.replace(self.recipe, max_seq_length=self.max_seq_length)
-        with write_atomically(folder, last="modules.json") as incoming:
+        owns = (*layout.MODEL, *layout.TOKENIZER, *layout.SENTENCE_ENCODER)
+        with write_atomically(folder, owns) as incoming:
             self.model.save_pretrained(incoming)
             self.tokenizer.save_pretrained(incoming)
             write_recipe(recipe, incoming, self.model.config.hidden_size)

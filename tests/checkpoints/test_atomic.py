@@ -1,10 +1,25 @@
+import contextlib
+import errno
+import json
 import os
 import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.crashes import crash_points, forks, needs_fork
 
-from minibert.checkpoints.atomic import replace_folder, restore_folder, write_atomically
+from minibert.checkpoints.atomic import (
+    REMOVED,
+    SAVED,
+    finish_save,
+    reading,
+    replace_folder,
+    restore_folder,
+    write_atomically,
+    write_file,
+)
 from minibert.errors import CheckpointNotFoundError, StoreError
 
 
@@ -12,33 +27,129 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_files_appear_together_and_the_last_one_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved = []
-    replace = Path.replace
-
-    def replace_and_note(file: Path, target: Path) -> Path:
-        moved.append(str(target.relative_to(tmp_path)))
-        return replace(file, target)
-
-    monkeypatch.setattr(Path, "replace", replace_and_note)
-    folder = tmp_path / "new" / "folder"
-    with write_atomically(folder, last="b") as incoming:
-        for name in ("b", "a", "c"):
-            (incoming / name).write_text(f"new {name}")
-        (incoming / "below").mkdir()
-        (incoming / "below" / "b").write_text("new below/b")
-        assert all(name.startswith(".incoming-") for name in contents(folder))
-    assert contents(folder) == {"a": "new a", "b": "new b", "c": "new c", "below/b": "new below/b"}
-    assert moved == [f"new/folder/{name}" for name in ("a", "below/b", "c", "b")]
-    assert sorted(file.name for file in folder.iterdir()) == ["a", "b", "below", "c"]
-
-
-def test_other_files_stay(tmp_path: Path) -> None:
-    for name in ("old", "both"):
+def test_other_files_stay_and_those_of_an_older_save_go(tmp_path: Path) -> None:
+    for name in ("mine", "model-1", "config", "1_Old/config", "1_Old/mine"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
-    with write_atomically(tmp_path, last="both") as incoming:
-        (incoming / "both").write_text("new")
-    assert contents(tmp_path) == {"old": "old", "both": "new"}
+    with write_atomically(tmp_path, ["config", "model-*", "[0-9]_*/config"]) as incoming:
+        (incoming / "config").write_text("new")
+        (incoming / "below").mkdir()
+        (incoming / "below" / "b").write_text("new")
+    assert contents(tmp_path) == {"mine": "old", "1_Old/mine": "old", "config": "new", "below/b": "new"}
+
+
+def save(folder: Path, files: dict[str, str]) -> None:
+    with write_atomically(folder, ["*", "[0-9]_*/*"]) as incoming:
+        for name, text in files.items():
+            (incoming / name).parent.mkdir(exist_ok=True)
+            (incoming / name).write_text(text)
+
+
+OLD = {"a": "old a", "b": "old b", "1_x/c": "old c", "only old": ""}
+NEW = {"a": "new a", "b": "new b", "2_y/c": "new c", "only new": ""}
+
+
+@needs_fork
+@forks
+@pytest.mark.parametrize("old", [OLD, {}])
+def test_a_crash_at_any_step_leaves_the_old_or_the_new(tmp_path: Path, old: dict[str, str]) -> None:
+    folder, seen = tmp_path / "x", set()
+    points = 0
+    for _ in crash_points(lambda: save(folder, old), folder, lambda: save(folder, NEW)):
+        points += 1
+        finish_save(folder)
+        found = {name: text for name, text in contents(folder).items() if not name.startswith(".")}
+        assert found in (old, NEW)
+        seen.add(found == NEW)
+        save(folder, NEW)  # and the next save removes what was left behind
+        assert contents(folder) == NEW
+        assert not [file for file in folder.iterdir() if file.name.startswith(".")]
+    assert points > 15
+    assert seen == {True, False}
+
+
+@needs_fork
+@forks
+def test_a_crash_while_a_save_is_finished(tmp_path: Path) -> None:
+    """It can crash as often as it likes."""
+
+    def make() -> None:
+        save(tmp_path / "x", OLD)
+        (tmp_path / "x" / SAVED).mkdir()
+        for name, text in NEW.items():
+            (tmp_path / "x" / SAVED / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "x" / SAVED / name).write_text(text)
+        (tmp_path / "x" / SAVED / REMOVED).write_text(json.dumps(sorted(OLD.keys() - NEW.keys())))
+
+    for _ in crash_points(make, tmp_path / "x", lambda: finish_save(tmp_path / "x")):
+        finish_save(tmp_path / "x")
+        assert contents(tmp_path / "x") == NEW
+
+
+@pytest.mark.parametrize("name", ["../precious", "/tmp/precious", "a/../../precious"])
+def test_a_foreign_list_of_files_to_remove(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "x" / SAVED).mkdir(parents=True)
+    (tmp_path / "x" / SAVED / REMOVED).write_text(json.dumps([name]))
+    with pytest.raises(StoreError, match="is not of minibert"):
+        finish_save(tmp_path / "x")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_save_that_cannot_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / SAVED).mkdir()
+    (tmp_path / SAVED / "a").write_text("new")
+
+    def fail(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(StoreError, match=r"holds a save that was interrupted, and cannot be finished .*: make the"):
+        finish_save(tmp_path)
+
+
+def test_saves_at_once_and_readers_between_them(tmp_path: Path) -> None:
+    """A reader finds the files of one save, never of two."""
+    folder, mixed = tmp_path / "x", []
+    save(folder, {"a": "0", "b": "0"})
+
+    def write(number: int) -> None:
+        for turn in range(15):
+            save(folder, {"a": f"{number} {turn}", "b": f"{number} {turn}"})
+
+    def read() -> None:
+        for _ in range(100):
+            with reading(folder):
+                both = (folder / "a").read_text(), (folder / "b").read_text()
+            if both[0] != both[1]:
+                mixed.append(both)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    threads += [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mixed == []
+    assert sorted(file.name for file in folder.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    save(tmp_path, OLD)
+    write_text, left = Path.write_text, at
+
+    def write(file: Path, text: str, **options: Any) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(file, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    with contextlib.suppress(StoreError):
+        save(tmp_path, NEW)
+    assert contents(tmp_path) == (OLD if at < 5 else NEW)
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), ValueError("a bug"), KeyboardInterrupt()])
@@ -47,7 +158,7 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: BaseException
     expected = StoreError if isinstance(error, OSError) else type(error)
 
     def fail() -> None:
-        with write_atomically(tmp_path, last="file") as incoming:
+        with write_atomically(tmp_path, owns=["file"]) as incoming:
             (incoming / "file").write_text("half")
             raise error
 
@@ -59,13 +170,13 @@ def test_a_block_that_fails_changes_nothing(tmp_path: Path, error: BaseException
 
 def test_errors_of_minibert_pass_through(tmp_path: Path) -> None:
     """They are OSErrors too, and say themselves what is wrong."""
-    with pytest.raises(CheckpointNotFoundError, match=r"^not there$"), write_atomically(tmp_path, last="file"):
+    with pytest.raises(CheckpointNotFoundError, match=r"^not there$"), write_atomically(tmp_path, owns=["file"]):
         raise CheckpointNotFoundError("not there")
 
 
 def test_one_inside_another(tmp_path: Path) -> None:
-    with write_atomically(tmp_path, last="outer") as incoming:
-        with write_atomically(incoming, last="inner") as inner:
+    with write_atomically(tmp_path, owns=["outer"]) as incoming:
+        with write_atomically(incoming, owns=["inner"]) as inner:
             (inner / "inner").write_text("inner")
         (incoming / "outer").write_text("outer")
     assert contents(tmp_path) == {"inner": "inner", "outer": "outer"}
@@ -74,7 +185,7 @@ def test_one_inside_another(tmp_path: Path) -> None:
 def test_everybody_may_read_what_the_umask_allows(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
-        with write_atomically(tmp_path, last="private") as incoming:
+        with write_atomically(tmp_path, owns=["private"]) as incoming:
             (incoming / "private").touch(mode=0o600)
     finally:
         os.umask(old)
@@ -95,10 +206,10 @@ def test_every_file_is_on_the_disk_before_it_is_moved(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", note_the_file)
     monkeypatch.setattr(Path, "replace", replace_if_flushed)
-    with write_atomically(tmp_path, last="b") as incoming:
+    with write_atomically(tmp_path, owns=["b"]) as incoming:
         (incoming / "a").write_text("a")
         (incoming / "b").write_text("b")
-    assert len(flushed) == 2
+    assert len(flushed) == 3  # and the list of files to remove
 
 
 def test_a_folder_is_replaced_by_another(tmp_path: Path) -> None:
@@ -118,3 +229,15 @@ def test_a_killed_replacement_is_finished(tmp_path: Path, new_is_there: bool) ->
         (tmp_path / "target" / "file").write_text("new")
     restore_folder(tmp_path / "incoming", tmp_path / "target")
     assert contents(tmp_path) == {"target/file": "new" if new_is_there else "old"}
+
+
+def test_one_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file(tmp_path / "a", "old")
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("minibert.checkpoints.atomic._flush_to_disk", fail)
+    with pytest.raises(StoreError, match=r"cannot write .*a: .*No space left"):
+        write_file(tmp_path / "a", "new")
+    assert contents(tmp_path) == {"a": "old"}
