@@ -89,6 +89,10 @@ class NewParametersWarning(UserWarning):
     """A model was loaded from a checkpoint that lacks some of its parameters: they start at random."""
 
 
+class MovedAsideWarning(UserWarning):
+    """A folder in the store had other files than those of the checkpoint that it is named after, and was moved."""
+
+
 class IgnoredSettingWarning(UserWarning):
     """A setting of a config that minibert takes as an argument of each call instead."""
 

@@ -191,29 +191,3 @@ def write_file(file: Path, text: str) -> None:
         raise StoreError(f"cannot write {file}: {error}") from None
     finally:
         incoming.unlink(missing_ok=True)
-
-
-def replace_folder(incoming: Path, target: Path) -> None:
-    """Puts a complete folder in the place of another, which stays there until the new one is.
-
-    If the process is killed between the two renames, `restore_folder` finishes what it began.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        target.rename(_old_folder(incoming))
-    try:
-        incoming.rename(target)
-    finally:
-        restore_folder(incoming, target)
-
-
-def restore_folder(incoming: Path, target: Path) -> None:
-    """Puts back the old folder after an interrupted `replace_folder`, or deletes it if the new one is there."""
-    old = _old_folder(incoming)
-    if old.exists() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _old_folder(incoming: Path) -> Path:
-    return Path(f"{incoming}.old")

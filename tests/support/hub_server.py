@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = "somebody/tiny-bert"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -22,6 +23,9 @@ class Hub(ThreadingHTTPServer):
         token: the access token that a request must have; "" means none.
         cut: a file name, and the number of bytes after which the connection breaks when it is first requested.
         stall: the same, but the connection stays open and silent.
+        silent: part of a path; requests for it are never answered.
+        etag: the ETag of every file, instead of its hash.
+        lie: whether files are sent as zeros, of the right length.
         stalled: set when a connection has stalled.
         requests: the requests so far, with the range if only a part of a file was requested.
     """
@@ -37,6 +41,9 @@ class Hub(ThreadingHTTPServer):
         self.token = ""
         self.cut: tuple[str, int] | None = None
         self.stall: tuple[str, int] | None = None
+        self.silent = ""
+        self.etag = ""
+        self.lie = False
         self.stalled = threading.Event()
         self.requests: list[str] = []
 
@@ -61,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         files = self.server.files()
         commit = self.server.commit
+        if self.server.silent and self.server.silent in self.path:
+            threading.Event().wait(60)
         if self.server.status:
             return self.answer(self.server.status, b"{}")
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
@@ -68,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith(f"/api/models/{REPOSITORY}/revision/"):
             if path.rpartition("/")[2] not in ("main", commit):
                 return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            siblings = [{"rfilename": name} for name in files]
+            siblings = [listed(name, content) for name, content in files.items()]
             return self.answer(200, json.dumps({"id": REPOSITORY, "sha": commit, "siblings": siblings}).encode())
         if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
             tree = [
@@ -84,7 +93,10 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name that http.server asks for
 
     def send_file(self, name: str, content: bytes, part: str) -> None:
-        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": self.server.commit}
+        etag = self.server.etag or hashlib.sha1(content).hexdigest()
+        if self.server.lie:
+            content = bytes(len(content))
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.server.commit}
         headers["Accept-Ranges"] = "bytes"
         start = re.match(r"bytes=(\d+)-", part)
         status = 206 if start else 200
@@ -116,6 +128,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+def listed(name: str, content: bytes) -> dict[str, Any]:
+    """What the hub says of a file: git's hash of it, and the sha256 of large ones."""
+    blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+    facts: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob}
+    if name.endswith((".safetensors", ".bin")):
+        facts["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 9}
+    return facts
 
 
 @contextmanager
