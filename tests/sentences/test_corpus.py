@@ -287,7 +287,7 @@ def test_a_file_that_is_there_is_replaced_at_the_end(encoder, tmp_path: Path, mo
         (b"one\ntw\xe9\n", "line 2 of {file} is not UTF-8 text (invalid continuation byte at byte 2)"),
         ("one\n\u200b\n".encode(), "line 2 of {file} has nothing to encode: '\\u200b'"),
         (b"one\rtwo\r", "line 1 of {file} holds a carriage return: convert the line ends, as with tr"),
-        (gzip.compress(b"one"), "line 1 of {file} is of a gzip file, not a text"),
+        (gzip.compress(b"one", mtime=0), "line 1 of {file} is of a gzip file, not a text"),
         ("one".encode("utf-16"), "line 1 of {file} is UTF-16, not a text"),
     ],
 )
