@@ -58,20 +58,11 @@ def check_one_of(name: str, value: Any, known: Iterable[Any], error: type[Minibe
 
 
 def check_dense(name: str, tensor: Any, error: type[MinibertError] = InputError) -> Any:
-    """Returns a tensor that has a value at each index: not sparse, not nested, not on the meta device."""
+    """Returns a tensor that has a value at each index: not sparse, not nested."""
     if tensor.is_nested or str(tensor.layout) != "torch.strided":
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise error(f"{name} must be a dense tensor, got one of layout {kind}: convert it with .to_dense() or padding")
-    if tensor.is_meta:
-        raise error(f"{name} must have values, got a tensor on the meta device")
     return tensor
-
-
-def check_mask(mask: Any, error: type[MinibertError] = InputError) -> Any:
-    """Returns an attention mask, a tensor of ones and zeros."""
-    if not ((mask == 0) | (mask == 1)).all():
-        raise error("attention_mask must be 1 for each token and 0 for each padding position, got other values")
-    return mask
 
 
 def did_you_mean(name: Any, known: Iterable[Any], most: int = 3) -> str:

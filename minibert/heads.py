@@ -15,9 +15,13 @@ from minibert.checkpoints import layout, weights
 from minibert.checkpoints.json_files import read_object
 from minibert.checkpoints.loading import Pretrained
 from minibert.checkpoints.names import canonical_name
+from minibert.checks import check_dense
 from minibert.config import BertConfig, choose
 from minibert.errors import ConfigError, InputError
+from minibert.inputs import FLOATS, IDS, INTEGERS, check_device, check_tensor, has_shape, has_values
 from minibert.model import ACTIVATIONS, BertModel, BertOutput, initialise
+
+IGNORED = -100  # the label of a position that does not count in the loss
 
 
 class HeadOutput(NamedTuple):
@@ -107,7 +111,6 @@ class BertWithHead(Pretrained):
             input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
         )
         logits = self.score(out)
-        check_tensors(labels=labels)
         loss = None if labels is None else self.loss(logits, labels)
         return HeadOutput(loss, logits, out.hidden_states, out.attentions)
 
@@ -171,10 +174,9 @@ class BertForPreTraining(BertWithHead):
         )
         words = self.masked_lm(out.last_hidden_state, self.bert.embeddings.word_embeddings.weight)
         follows = self.next_sentence(out.pooler_output)  # (B, D) → (B, 2)
-        check_tensors(labels=labels, next_sentence_label=next_sentence_label)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = class_loss(words, labels) + class_loss(follows, next_sentence_label)
+            loss = class_loss(words, labels) + class_loss(follows, next_sentence_label, "next_sentence_label")
         return PreTrainingOutput(loss, words, follows, out.hidden_states, out.attentions)
 
 
@@ -198,18 +200,19 @@ class BertForSequenceClassification(BertWithHead):
         return self.classifier(self.dropout(out.pooler_output))  # (B, D) → (B, C)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        problem = self.config.problem_type
-        if problem is None and logits.shape[-1] == 1:
+        check_labels("labels", labels, logits, INTEGERS + FLOATS)
+        problem, classes = self.config.problem_type, int(logits.shape[-1])
+        if problem is None and classes == 1:
             problem = "regression"
         if problem == "single_label_classification" or (problem is None and not labels.is_floating_point()):
             return class_loss(logits, labels)
-        is_single_number = logits.shape[-1] == 1 and labels.shape == logits.shape[:-1]  # (B,) for logits (B, 1)
-        if labels.shape != logits.shape and not is_single_number:
+        allowed = [logits.shape, logits.shape[:-1]] if classes == 1 else [logits.shape]  # (B, 1) or (B,)
+        if not has_shape(labels, *allowed):
             raise InputError(f"labels must be {tuple(logits.shape)} like the logits, got {tuple(labels.shape)}")
-        labels = labels.to(logits.dtype).view_as(logits)
+        labels = labels.to(logits.dtype).reshape_as(logits)
         if problem == "regression":
             return F.mse_loss(logits, labels)
-        if not ((labels == 0) | (labels == 1)).all():
+        if has_values(labels) and not ((labels == 0) | (labels == 1)).all():
             raise InputError("labels must be 1 for each class that applies and 0 for the rest, got other values")
         return F.binary_cross_entropy_with_logits(logits, labels)
 
@@ -255,15 +258,16 @@ class BertForMultipleChoice(BertWithHead):
         output_attentions: bool = False,
     ) -> HeadOutput:
         """Inputs are (B, N, S); hidden states and attention probabilities are those of B·N texts."""
-        check_tensors(input_ids=input_ids, labels=labels)
-        if input_ids is None or input_ids.dim() != 3 or 0 in input_ids.shape:
-            shape = "None" if input_ids is None else tuple(input_ids.shape)
+        check_tensor("input_ids", input_ids, IDS)
+        if input_ids.dim() != 3 or (not torch.jit.is_tracing() and 0 in input_ids.shape):
+            shape = tuple(input_ids.shape)
             raise InputError(f"input_ids must be (batch, choices, sequence) and not empty, got {shape}")
 
         def flat(name: str, inputs: Tensor | None) -> Tensor | None:
             if not isinstance(inputs, Tensor):
                 return inputs  # None, or what `check_inputs` will refuse
-            if inputs.shape != input_ids.shape:
+            check_dense(name, inputs)
+            if not has_shape(inputs, input_ids.shape):
                 raise InputError(f"{name} must be {tuple(input_ids.shape)} like input_ids, got {tuple(inputs.shape)}")
             return inputs.flatten(0, 1)  # (B, N, S) → (B·N, S)
 
@@ -310,12 +314,10 @@ class BertForQuestionAnswering(BertWithHead):
         )
         start, end = self.qa_outputs(out.last_hidden_state).unbind(dim=-1)  # (B, S, D) → (B, S, 2) → twice (B, S)
         start, end = start.contiguous(), end.contiguous()
-        check_tensors(start_positions=start_positions, end_positions=end_positions)
         loss = None
         if start_positions is not None and end_positions is not None:
-            beyond = start.shape[1]  # the first position after the last token
-            start_loss = class_loss(start, start_positions.clamp(0, beyond), ignored=beyond)
-            loss = (start_loss + class_loss(end, end_positions.clamp(0, beyond), ignored=beyond)) / 2
+            start_loss = position_loss(start, start_positions, "start_positions")
+            loss = (start_loss + position_loss(end, end_positions, "end_positions")) / 2
         return QuestionAnsweringOutput(loss, start, end, out.hidden_states, out.attentions)
 
 
@@ -324,25 +326,33 @@ def classifier_dropout(config: BertConfig) -> float:
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
-def check_tensors(**values: Tensor | None) -> None:
-    """Raises an `InputError` for an argument that is neither None nor a tensor."""
-    for name, value in values.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise InputError(f"{name} must be a tensor, got {type(value).__name__}: torch.tensor({name})")
+def check_labels(name: str, labels: Tensor, logits: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raises an `InputError` unless the labels are a dense tensor of one of these dtypes, where the logits are."""
+    check_tensor(name, labels, dtypes)
+    check_device(name, labels, "the logits", logits)
 
 
-def class_loss(logits: Tensor, labels: Tensor, ignored: int = -100) -> Tensor:
-    """Returns the cross entropy of logits (…, C) and labels (…), averaged over the labels that are not `ignored`."""
-    if labels.shape != logits.shape[:-1]:
-        raise InputError(f"labels must be {tuple(logits.shape[:-1])}, one for each position, got {tuple(labels.shape)}")
-    classes = logits.shape[-1]
-    allowed = f"integers from 0 to {classes - 1}, or {ignored} for positions without a label"
-    if labels.is_floating_point():
-        raise InputError(f"labels must be {allowed}, got {labels.dtype}")
-    valid = (labels == ignored) | ((labels >= 0) & (labels < classes))
-    if not valid.all():
-        raise InputError(f"labels must be {allowed}, got {int(labels[~valid][0])}")
-    return F.cross_entropy(logits.view(-1, classes), labels.long().view(-1), ignore_index=ignored)
+def class_loss(logits: Tensor, labels: Tensor, name: str = "labels") -> Tensor:
+    """Returns the cross entropy of logits (…, C) and labels (…), averaged over the labels that are not -100.
+
+    `name` is what the labels are called in error messages.
+    """
+    check_labels(name, labels, logits, INTEGERS)
+    if not has_shape(labels, logits.shape[:-1]):
+        raise InputError(f"{name} must be {tuple(logits.shape[:-1])}, one for each position, got {tuple(labels.shape)}")
+    labels, classes = labels.long(), int(logits.shape[-1])  # before any comparison: in uint8, -100 is 156
+    invalid = (labels != IGNORED) & ((labels < 0) | (labels >= classes))
+    if has_values(labels) and invalid.any():
+        allowed = f"integers from 0 to {classes - 1}, or {IGNORED} for positions without a label"
+        raise InputError(f"{name} must be {allowed}, got {int(labels[invalid][0])}")
+    return F.cross_entropy(logits.reshape(-1, classes), labels.reshape(-1), ignore_index=IGNORED)
+
+
+def position_loss(logits: Tensor, positions: Tensor, name: str) -> Tensor:
+    """Returns the cross entropy of logits (B, S) and positions (B,); those after the last token do not count."""
+    check_labels(name, positions, logits, INTEGERS)
+    positions = positions.long().clamp(min=0)
+    return class_loss(logits, positions.masked_fill(positions >= logits.shape[1], IGNORED), name)
 
 
 def bert_in(model: nn.Module) -> BertModel:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from minibert.checkpoints.loading import Pretrained
 from minibert.config import BertConfig, choose
-from minibert.inputs import check_inputs
+from minibert.inputs import check_inputs, hides_nothing
 from minibert.relative import RelativePositions
 
 
@@ -59,7 +59,7 @@ def additive_mask(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor |
     still overflow to it). A mask that hides nothing is None.
     Shape: (B, T) → (B, 1, 1, T), to be broadcast over heads and query positions.
     """
-    if attention_mask is None or attention_mask.all():
+    if attention_mask is None or hides_nothing(attention_mask):
         return None
     hidden = attention_mask[:, None, None, :] == 0  # (B, T) → (B, 1, 1, T)
     return torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
@@ -75,11 +75,11 @@ def eager_attention(
 ) -> tuple[Tensor, Tensor]:
     """softmax(Q·Kᵀ / √W)·V, step by step (AIAYN, equation 1)."""
     scores = query @ key.transpose(2, 3)  # (B, H, S, W) @ (B, H, W, T) → (B, H, S, T)
-    scores = scores * query.shape[-1] ** -0.5
+    scores = scores * int(query.shape[-1]) ** -0.5  # int: torch.jit.trace makes tensors of shapes
     if mask is not None:
         scores = scores + mask
     probabilities = F.softmax(scores, dim=-1)  # each query's weights over the keys sum to 1
-    probabilities = F.dropout(probabilities, dropout)  # 0.0 changes nothing; only training has more
+    probabilities = F.dropout(probabilities, dropout, training=dropout > 0)  # only in training is it more than 0
     context = probabilities @ value  # (B, H, S, T) @ (B, H, T, W) → (B, H, S, W)
     return context, probabilities
 
@@ -92,7 +92,7 @@ def sdpa_attention(
     A row of nothing but padding gets zeros here, and the mean of all values above; both are numbers without meaning.
     """
     visible = None if mask is None else mask == 0  # the operation takes True for a key that may be seen
-    scale = query.shape[-1] ** -0.5
+    scale = int(query.shape[-1]) ** -0.5
     return F.scaled_dot_product_attention(query, key, value, visible, dropout, scale=scale), None
 
 
@@ -315,7 +315,8 @@ class BertModel(Pretrained):
         Raises:
             InputError: a shape, a type, an id or a length that this model cannot take; the message says which.
         """
-        check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
+        device = self.embeddings.word_embeddings.weight.device
+        check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids, device)
         embedded = self.embeddings(input_ids, token_type_ids, position_ids)
         mask = additive_mask(attention_mask, embedded.dtype)
         attend = eager_attention if output_attentions else self.attend

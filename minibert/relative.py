@@ -32,5 +32,5 @@ class RelativePositions(nn.Module):
         scores = torch.einsum("bhsw,stw->bhst", query, vectors)
         if self.with_key:
             scores = scores + torch.einsum("bhtw,stw->bhst", key, vectors)
-        scores = scores * query.shape[-1] ** -0.5  # like the attention scores they are added to
+        scores = scores * int(query.shape[-1]) ** -0.5  # like the attention scores they are added to
         return scores if mask is None else scores + mask

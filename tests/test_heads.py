@@ -93,7 +93,7 @@ def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
         (
             "BertForTokenClassification",
             {**INPUTS, "labels": ids(B, S).float()},
-            "labels must be integers .*, got torch.float32",
+            "labels must be integers, torch.int64, got torch.float32",
         ),
         ("BertForSequenceClassification", {**INPUTS, "labels": torch.ones(2)}, r"labels must be \(3, 3\) like the"),
         (
@@ -109,7 +109,7 @@ def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
         (
             "BertForTokenClassification",
             {**INPUTS, "labels": [1, 2]},
-            r"labels must be a tensor, got list: torch\.tensor",
+            r"labels must be a tensor, got list: torch\.as_tensor",
         ),
         (
             "BertForQuestionAnswering",
@@ -124,7 +124,7 @@ def test_the_decoder_is_the_embedding_table(tmp_path) -> None:
         (
             "BertForMultipleChoice",
             {"input_ids": None},
-            r"must be \(batch, choices, sequence\) and not empty, got None",
+            "input_ids must be a tensor, got NoneType",
         ),
         (
             "BertForMultipleChoice",

@@ -59,6 +59,13 @@ class Pretrained(nn.Module):
         """Sets the values of a module's new parameters; a subclass decides how."""
         raise NotImplementedError
 
+    def _slow_forward(self, *inputs: Any, **named: Any) -> Any:
+        """Calls `forward` while torch.jit.trace records, which cannot return None: the traced model leaves it out."""
+        out = super()._slow_forward(*inputs, **named)
+        traced = torch.jit._trace._trace_module_map or {}
+        is_traced = traced.get("__module") is self  # and not a part of the traced model, whose caller needs the names
+        return tuple(value for value in out if value is not None) if is_traced else out
+
     @classmethod
     def from_pretrained(
         cls: type[Model],

@@ -195,10 +195,10 @@ class TracedAttention:
     ) -> tuple[Tensor, Tensor | None]:
         query, key, value = self.hook("query", query), self.hook("key", key), self.hook("value", value)
         scores = self.hook("scores", self.score(query, key))
-        scores = self.hook("scaled_scores", self.scale(scores, query.shape[-1]))
+        scores = self.hook("scaled_scores", self.scale(scores, int(query.shape[-1])))
         scores = self.hook("masked_scores", self.add_mask(scores, mask))
         probabilities = self.hook("probabilities", self.softmax(scores))
-        probabilities = F.dropout(probabilities, dropout)
+        probabilities = F.dropout(probabilities, dropout, training=dropout > 0)
         return self.hook("context", self.weigh(probabilities, value)), probabilities
 
     def hook(self, name: str, value: Tensor) -> Tensor:

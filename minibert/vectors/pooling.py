@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from minibert.checks import as_integer, check_dense, check_mask, check_one_of, did_you_mean
+from minibert.checks import as_integer, check_one_of, did_you_mean
 from minibert.errors import PoolingError
+from minibert.inputs import FLOATS, INTEGERS, check_device, check_mask, check_tensor, has_shape, has_values
 
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -60,14 +61,14 @@ def cls_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Returns the vector of each sequence's first token, [CLS]: (B, D). Raises as `mean_pool` does."""
     tokens = ~_padding(hidden, attention_mask)[:, :, 0]  # (B, S, 1) → (B, S)
     first = tokens.int().argmax(dim=1)  # (B, S) → (B)
-    return hidden[torch.arange(len(hidden), device=hidden.device), first]  # (B, S, D) → (B, D)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), first]  # (B, S, D) → (B, D)
 
 
 def last_token_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Returns the vector of each sequence's last token, for a BERT [SEP]: (B, D). Raises as `mean_pool` does."""
     tokens = ~_padding(hidden, attention_mask)[:, :, 0]  # (B, S, 1) → (B, S)
     last = tokens.shape[1] - 1 - tokens.flip(1).int().argmax(dim=1)  # (B, S) → (B)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]  # (B, S, D) → (B, D)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]  # (B, S, D) → (B, D)
 
 
 # By their names in the files of sentence-transformers.
@@ -147,19 +148,18 @@ def _sum(hidden: Tensor, padding: Tensor) -> Tensor:
 
 def _padding(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """True at padding, (B, S, 1), after validation of both arguments."""
-    for name, value in (("hidden", hidden), ("attention_mask", attention_mask)):
-        if not isinstance(value, Tensor):
-            raise PoolingError(
-                f"{name} must be a tensor, got {type(value).__name__}: pass out.last_hidden_state and attention_mask"
-            )
-        check_dense(name, value, PoolingError)
-    if not hidden.is_floating_point() or hidden.dim() != 3 or attention_mask.shape != hidden.shape[:2]:
+    hint = "pass out.last_hidden_state and attention_mask"
+    check_tensor("hidden", hidden, FLOATS, hint, PoolingError)
+    check_tensor("attention_mask", attention_mask, INTEGERS + FLOATS, hint, PoolingError)
+    check_device("attention_mask", attention_mask, "hidden", hidden, PoolingError)
+    if hidden.dim() != 3 or not has_shape(attention_mask, hidden.shape[:2]):
         raise PoolingError(
-            f"hidden must be floating-point numbers (batch, sequence, size) and attention_mask (batch, sequence), "
-            f"got {hidden.dtype} {tuple(hidden.shape)} and {tuple(attention_mask.shape)}"
+            f"hidden must be (batch, sequence, size) and attention_mask (batch, sequence), "
+            f"got {tuple(hidden.shape)} and {tuple(attention_mask.shape)}"
         )
-    padding = check_mask(attention_mask, PoolingError) == 0
-    empty = padding.all(dim=1).nonzero().flatten().tolist()
+    check_mask(attention_mask, PoolingError)
+    padding = attention_mask == 0
+    empty = padding.all(dim=1).nonzero().flatten().tolist() if has_values(padding) else []
     if empty:
         raise PoolingError(f"row {empty[0]} of attention_mask is all padding: there is nothing to pool")
     return padding[:, :, None]  # (B, S) → (B, S, 1)

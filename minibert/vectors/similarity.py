@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minibert.checks import check_dense, check_integer, check_one_of
+from minibert.checks import check_integer, check_one_of
 from minibert.errors import PoolingError
+from minibert.inputs import FLOATS, check_tensor, has_values
 
 # By their names in sentence-transformers, for vectors that `_prepare` returned: (N, D) and (M, D) → (N, M).
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -197,7 +198,7 @@ def _prepare(vectors: Tensor, name: str, score: str, start: int = 0) -> Tensor:
 
 def _refuse(wrong: Tensor, name: str, why: str, start: int) -> None:
     """Raises a `PoolingError` that names the first wrong vector, if there is one."""
-    if wrong.any():
+    if has_values(wrong) and wrong.any():
         indices = wrong[..., 0].nonzero()[0].tolist()
         row = ", ".join(str(index + start) for index in indices)
         which = f"row {row} of {name}" if row else name  # no row for a single vector
@@ -211,11 +212,9 @@ def _best_first(hit: Hit) -> tuple[float, int]:
 def _check(one: Tensor, other: Tensor, *names: str) -> None:
     """Raises a `PoolingError` unless both are floating-point vectors of one dtype, on one device."""
     for name, vectors in zip(names, (one, other), strict=True):
-        if not isinstance(vectors, Tensor):
-            raise PoolingError(f"{name} must be a tensor, got {type(vectors).__name__}: torch.as_tensor({name})")
-        check_dense(name, vectors, PoolingError)
-        if not vectors.is_floating_point():
-            raise PoolingError(f"{name} must be floating-point numbers, got {vectors.dtype}: call {name}.float()")
+        check_tensor(name, vectors, FLOATS, error=PoolingError)
+        if vectors.is_meta:
+            raise PoolingError(f"{name} must have values, got a tensor on the meta device: move it, and its model")
         if vectors.dim() == 0 or vectors.shape[-1] == 0:
             raise PoolingError(f"{name} must be vectors of at least one number, got shape {tuple(vectors.shape)}")
     both = " and ".join(names)

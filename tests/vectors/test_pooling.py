@@ -82,8 +82,8 @@ def test_padding_never_counts(pool, length: int, padding: int, left: bool, seed:
     "hidden,mask,message",
     [
         (HIDDEN, torch.tensor([[1, 0, 0], [0, 0, 0]]), "row 1 of attention_mask is all padding"),
-        (HIDDEN, torch.ones(2, 2), r"got torch.float32 \(2, 3, 2\) and \(2, 2\)"),
-        (HIDDEN[0], torch.ones(3), r"hidden must be floating-point numbers \(batch, sequence, size\)"),
+        (HIDDEN, torch.ones(2, 2), r"got \(2, 3, 2\) and \(2, 2\)"),
+        (HIDDEN[0], torch.ones(3), r"hidden must be \(batch, sequence, size\)"),
         (HIDDEN.long(), MASK, "hidden must be floating-point numbers"),
         (HIDDEN, (1 - MASK) * -10000, "attention_mask must be 1 for each token and 0 for each padding position"),
         ((HIDDEN, None), MASK, "hidden must be a tensor, got tuple: pass out.last_hidden_state and"),
