@@ -1,4 +1,4 @@
-"""Which tensors does a BERT accept?
+"""What does a BERT accept?
 
 PyTorch reports an id outside the vocabulary as "index out of range in self", and on a GPU as a device-side assertion
 that ends the process. The checks here say which tensor, which value and what to do instead.
@@ -15,13 +15,23 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch._subclasses.fake_tensor import FakeTensor
 
-from minibert.checks import check_dense
+from minibert.checks import check_dense, shown
 from minibert.config import BertConfig
-from minibert.errors import InputError, MinibertError
+from minibert.errors import ConfigError, InputError, MinibertError
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 IDS = (torch.int64, torch.int32)
+
+
+def check_config(config: Any) -> BertConfig:
+    """Returns a `BertConfig`; raises a `ConfigError` for anything else."""
+    if not isinstance(config, BertConfig):
+        raise ConfigError(
+            f"config must be a BertConfig, got {shown(config)}: BertConfig.from_dict takes a dict, "
+            "and from_pretrained the name or folder of a checkpoint"
+        )
+    return config
 
 
 def check_inputs(

@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.checkpoints.loading import Pretrained
+from minibert.checks import check_one_of
 from minibert.config import BertConfig, choose
-from minibert.inputs import check_inputs, hides_nothing
+from minibert.errors import ConfigError
+from minibert.inputs import check_config, check_inputs, hides_nothing
 from minibert.relative import RelativePositions
 
 
@@ -273,7 +275,7 @@ class BertModel(Pretrained):
         add_pooling_layer: False leaves the pooler out, for checkpoints and heads that have none.
 
     Raises:
-        ConfigError: an unknown activation or attention, with the names there are.
+        ConfigError: an unknown activation or attention, with the names there are, or a config of another type.
     """
 
     optional = ("pooler",)  # a checkpoint may lack it; the loaded model then has None in its place
@@ -281,7 +283,8 @@ class BertModel(Pretrained):
 
     def __init__(self, config: BertConfig, attention: str = "sdpa", add_pooling_layer: bool = True) -> None:
         super().__init__()
-        self.config = config
+        self.config = check_config(config)
+        check_one_of("add_pooling_layer", add_pooling_layer, (True, False), ConfigError)
         chosen = choose(ATTENTION, "attention", attention)
         # With relative positions only eager attention will do: the fused operation is told which keys are visible,
         # not how far away they are.

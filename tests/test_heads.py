@@ -11,7 +11,7 @@ import minibert
 from minibert.checkpoints import weights
 from minibert.checkpoints.names import checkpoint_name
 from minibert.errors import ConfigError, InputError
-from minibert.heads import bert_in
+from minibert.heads import HEADS, bert_in
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -157,6 +157,24 @@ def test_a_model_whose_layers_share_their_parameters_can_be_saved(tmp_path) -> N
     again = minibert.BertModel.from_pretrained(tmp_path)
     for one, other in zip(*(layer.parameters() for layer in again.encoder.layers), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("config", [None, {"hidden_size": 4}, "bert-base-uncased", 768, minibert.BertConfig])
+@pytest.mark.parametrize("kind", [minibert.BertModel, *HEADS.values()])
+def test_a_config_of_another_type(kind, config: object) -> None:
+    with pytest.raises(ConfigError, match=r"config must be a BertConfig, got .*: BertConfig\.from_dict takes a dict"):
+        kind(config)
+
+
+def test_other_arguments_of_constructors() -> None:
+    with pytest.raises(ConfigError, match="add_pooling_layer must be one of True, False, got 'no'"):
+        minibert.BertModel(CONFIG, add_pooling_layer="no")
+    with pytest.raises(ConfigError, match=r"attention must be one of eager, sdpa, got \['eager'\]"):
+        minibert.BertModel(CONFIG, ["eager"])
+    with pytest.raises(
+        ConfigError, match=r"vocab_size must be an integer from 1 to 10,000,000, got \{'hidden_size': 4\}"
+    ):
+        minibert.BertConfig({"hidden_size": 4})
 
 
 def test_the_bert_inside_a_model() -> None:

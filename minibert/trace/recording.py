@@ -99,6 +99,8 @@ def record(model: nn.Module, names: str | Sequence[str] = "*") -> Iterator[Trace
             attention are formed by eager attention only: if one of them is asked for, it computes the call, whichever
             attention the model was loaded with; the two differ by rounding.
 
+    The model itself is changed inside the block: its forward passes in other threads are recorded too.
+
     Raises:
         InputError: no value has such a name.
     """
@@ -125,6 +127,10 @@ def edit(model: nn.Module, names: str | Sequence[str], function: Callable[[Tenso
         model, names: as for `record`.
         function: gets the value, which it must not change in place, and returns a new one of the same shape. To switch
             head 5 off: `lambda p: p.index_fill(1, torch.tensor([5]), 0)` at "….attention.probabilities".
+
+    Of two edits of one value, the inner acts first, as in outer(inner(value)). `record` sees what all of them return,
+    whichever block began first. The model itself is changed inside the block: its forward passes in other threads are
+    edited too.
 
     Raises:
         InputError: no value has such a name, or the function returns something of a different shape.

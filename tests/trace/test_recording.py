@@ -1,6 +1,7 @@
 """What is recorded is what is computed, by the paper's formulas; and nothing stays behind."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,23 @@ def _recorded(model: BertModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     with record(model) as trace:
         model(**inputs)
     return dict(trace)
+
+
+@pytest.mark.parametrize("name", ["attention.scores", "attention_sum", "feed_forward_norm"])  # inside, input, output
+def test_the_inner_of_two_edits_acts_first(model: BertModel, name: str) -> None:
+    name = f"encoder.layers.1.{name}"
+    calls = []
+
+    def note(who: str, value: Tensor) -> Tensor:
+        calls.append(who)
+        return value * 2
+
+    inputs = example_inputs(model)
+    outer, inner = (edit(model, name, partial(note, who)) for who in ("outer", "inner"))
+    with outer, record(model, name) as trace, inner:
+        model(**inputs)
+    assert calls == ["inner", "outer"]
+    assert torch.equal(trace[name], 4 * _recorded(model, inputs)[name])
 
 
 def test_nothing_stays_behind_after_an_error(model: BertModel) -> None:
