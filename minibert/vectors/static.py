@@ -1,17 +1,14 @@
 """What are the vectors of Word2Vec and GloVe? One per word, whatever the sentence: what BERT is compared with.
 
-Their files have four formats, recognised by content: word2vec's text and its C binary (Mikolov et al. 2013, both begin
-with a header line "words dimension"), GloVe's text without a header (Pennington et al. 2014), and a folder with a
-matrix `*_emb.npy` and its words `*_index.parquet`. Shapes: `N` texts, `D` the dimension.
+`formats` reads their files: word2vec's text and its C binary, GloVe's text, and a folder with a matrix `*_emb.npy` and
+its words `*_index.parquet`. Shapes: `N` texts, `D` the dimension.
 """
 
-import gzip
 import importlib
 import itertools
 import os
 import re
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -27,9 +24,7 @@ from minibert.errors import (
     TextTypeError,
     VectorsError,
 )
-
-HEADER = re.compile(rb"([1-9]\d{0,9}) ([1-9]\d{0,4})\s*")
-LONGEST_ROW = 1 << 20  # bytes; a file of another kind may have no line end at all
+from minibert.vectors.formats import FormatError, read_word_vectors
 
 # gensim's own `tokenize` splits "don't" into "don" and "t", drops "1990" and reports neither; `simple_preprocess` drops
 # "a" and "I" as well. Here a word keeps digits, apostrophes and hyphens, and "U.S." its points. If the vocabulary does
@@ -59,6 +54,10 @@ class StaticVectors:
             )
         self.keyed_vectors = keyed_vectors  # gensim's object, with `most_similar` and all its other methods
         self._vectors = torch.as_tensor(keyed_vectors.vectors, dtype=torch.float32)  # (words, D), not a copy
+        finite = self._vectors.isfinite().all(dim=1)
+        if not finite.all():
+            word = keyed_vectors.index_to_key[int(finite.logical_not().int().argmax())]
+            raise VectorsError(f"the vectors must be finite, got infinity or NaN for {word!r}: leave that word out")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "StaticVectors":
@@ -69,28 +68,23 @@ class StaticVectors:
         Raises:
             MissingPackageError: gensim, or for a folder pyarrow, is not installed.
             CheckpointNotFoundError: there is no such file or folder.
+            StoreError: the operating system cannot read it.
             VectorsError: the content is something else, or damaged; nothing is loaded then.
         """
-        keyed_vectors = _extra("gensim").models.KeyedVectors
+        gensim = _extra("gensim")
         path = Path(path).expanduser()
         if not path.exists():
             raise CheckpointNotFoundError(f"there is no file or folder {path} to read word vectors from")
-        problem = ""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # gensim does not close a file
-            try:
-                loaded = (_read_folder if path.is_dir() else _read_file)(path, keyed_vectors)
-                problem = _problem(loaded)
-            except MissingPackageError:
-                raise
-            except Exception as error:  # gensim, numpy, pyarrow and zlib raise a dozen types for damaged files
-                problem = str(error) or type(error).__name__
-        if problem:
-            raise VectorsError(
-                f"{path} cannot be read as word vectors ({problem}): it must be a complete file of word2vec (text or "
-                "binary) or GloVe, or a folder with *_emb.npy and *_index.parquet; download it again"
-            )
-        return cls(loaded)
+        try:
+            words, vectors = read_word_vectors(path, _extra)
+            keyed_vectors = gensim.models.KeyedVectors(vectors.shape[1])
+            keyed_vectors.index_to_key = words
+            keyed_vectors.key_to_index = {word: row for row, word in enumerate(words)}
+            keyed_vectors.vectors = vectors  # not `add_vectors`, which makes two copies
+            keyed_vectors.next_index = len(words)
+            return cls(keyed_vectors)
+        except (FormatError, VectorsError) as error:
+            raise VectorsError(f"{path} cannot be read as word vectors: {error}") from error
 
     @property
     def dimension(self) -> int:
@@ -159,61 +153,6 @@ class StaticVectors:
             raise TextTypeError(f"a word must be a string, got {type(word).__name__}")
         rows = self.keyed_vectors.key_to_index
         return cast("int | None", rows.get(word, rows.get(word.lower())))
-
-
-def _read_file(path: Path, keyed_vectors: Any) -> Any:
-    """Reads a file of word2vec, text or binary, or of GloVe with gensim; the first two lines decide the format."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        first, second = stream.readline(LONGEST_ROW), stream.readline(LONGEST_ROW)
-    header = HEADER.fullmatch(first)
-    dimension = int(header.group(2)) if header else first.strip().count(b" ")
-    if not header and not _is_row(first, dimension):
-        raise ValueError("it does not begin with a word and its vector")
-    binary = header is not None and not _is_row(second, dimension)
-    # word2vec's own tool truncates long words, even within a character: "replace" accepts such bytes.
-    return keyed_vectors.load_word2vec_format(
-        str(path), binary=binary, no_header=header is None, unicode_errors="replace"
-    )
-
-
-def _problem(loaded: Any) -> str:
-    """What is wrong with vectors that gensim could read; "" if nothing is."""
-    vectors = torch.as_tensor(loaded.vectors)
-    # If a row is truncated after its first number, gensim fills the whole vector with that number.
-    cut = (vectors == vectors[:, :1]).all(dim=1) & (vectors[:, 0] != 0) & (loaded.vector_size > 1)
-    for wrong, what in ((~vectors.isfinite().all(dim=1), "not finite"), (cut, "one number, not a vector")):
-        if wrong.any():
-            return f"the vector of {loaded.index_to_key[int(wrong.int().argmax())]!r} is {what}"
-    return ""
-
-
-def _is_row(line: bytes, dimension: int) -> bool:
-    """Whether this line is a word and its vector, as text."""
-    try:
-        return len([float(number) for number in line.split()[-dimension:]]) == dimension > 0
-    except ValueError:
-        return False
-
-
-def _read_folder(folder: Path, keyed_vectors: Any) -> Any:
-    """Reads the vectors of a folder with one `*_emb.npy`, (words, D), and their words in one `*_index.parquet`."""
-    parquet, numpy = _extra("pyarrow.parquet"), _extra("numpy")
-    files = [sorted(folder.glob(pattern)) for pattern in ("*_emb.npy", "*_index.parquet")]
-    if [len(found) for found in files] != [1, 1]:
-        raise ValueError(f"it must have one *_emb.npy and one *_index.parquet, got {len(files[0])} and {len(files[1])}")
-    (matrix,), (index,) = files
-    vectors = numpy.load(matrix, allow_pickle=False)
-    with parquet.ParquetFile(index) as file:
-        columns = file.read().columns
-    words = columns[0].to_pylist() if len(columns) == 1 else []
-    if not words or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{index.name} must have one column of strings, the words")
-    if getattr(vectors, "ndim", 0) != 2 or len(vectors) != len(words) or vectors.dtype.kind != "f":
-        got = f"{getattr(vectors, 'dtype', 'no')} numbers of shape {getattr(vectors, 'shape', ())}"
-        raise ValueError(f"{matrix.name} must be floating-point numbers ({len(words)}, D), got {got}")
-    loaded = keyed_vectors(vectors.shape[1])
-    loaded.add_vectors(words, vectors)
-    return loaded
 
 
 def _extra(module: str) -> Any:
