@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """The rows as aligned columns, two spaces apart.
+    """The rows as aligned columns, two spaces apart; invisible characters appear as escapes.
 
     Args:
         rows: all with the same number of cells.
         right: indices of the columns that are aligned on the right.
     """
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(_width, cells)) for cells in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -30,6 +31,22 @@ def matrix(texts: Sequence[str], values: Sequence[Sequence[float]], longest: int
     for number, name, line in zip(numbers, names, values, strict=True):
         rows.append([number, name, *(f"{value:.4f}" for value in line)])
     return table(rows, right=range(2, len(texts) + 2))
+
+
+def visible(text: str) -> str:
+    """The text with an escape such as \\u200b for each character that shows nothing, or changes how others are shown.
+
+    These are control and format characters, line ends, spaces other than the usual one, surrogates and private use.
+    """
+    return "".join(
+        character if _is_visible(character) else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def _is_visible(character: str) -> bool:
+    # A character younger than this Python is shown, but XML has no U+FFFE and U+FFFF.
+    is_young = unicodedata.category(character) == "Cn" and character not in "\ufffe\uffff"
+    return character.isprintable() or is_young
 
 
 def _one_line(text: str) -> str:

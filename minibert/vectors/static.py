@@ -162,6 +162,5 @@ def _extra(module: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise MissingPackageError(
-            f"word vectors need {package}, which cannot be imported ({error}): install {package}, or minibert's extra "
-            "'static' from a checkout: pip install -e '.[static]'"
+            f"word vectors need {package}, which cannot be imported ({error}): pip install {package}"
         ) from error
