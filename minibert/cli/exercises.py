@@ -55,18 +55,27 @@ def start(name: str) -> None:
 
 @exercise.command()
 @exercise_argument
-def check(name: str) -> None:
+@click.option("--seconds", type=click.IntRange(1), default=60, show_default=True, help="How long NAME.py may run.")
+@click.option(
+    "--gibibytes",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="How much memory NAME.py may have; Linux alone enforces it.",
+)
+def check(name: str, seconds: int, gibibytes: int) -> None:
     """Check the function in NAME.py with real weights.
 
-    If it is not right, the answer says what went wrong, and the exit code is 1.
+    NAME.py runs in a process of its own. If the function is not right, the answer says what went wrong, and the exit
+    code is 1.
 
     \b
     Example:
       minibert exercise check attention
     """
-    from minibert.teaching import exercises
+    from minibert.teaching import isolated
 
-    found = exercises.check(exercises.load(name), name)
+    found = isolated.check_file(name, ".", seconds, gibibytes)
     if not found.correct:
         click.echo(f"{found}\nA hint: minibert exercise hint {name}")
         sys.exit(1)

@@ -8,11 +8,10 @@ the student made. Both compute in float64, where a mistake stays as large as it 
 what is left of rounding is measured on the reference.
 """
 
+import copy
 import math
-import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,15 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from minibert.checkpoints.loading import Pretrained
-from minibert.checks import check_one_of
-from minibert.errors import InputError, MinibertError
-from minibert.heads import bert_in
-from minibert.model import BertModel, BertOutput
+from minibert.errors import InputError
+from minibert.teaching.answers import Answer, Case, answer
 from minibert.teaching.bugs import BUGS, Bug
-from minibert.teaching.parts import PARTS, Function, Inputs, replace_part
+from minibert.teaching.parts import PARTS, Function, Inputs
 from minibert.trace.compare import (
     Values,
-    example_inputs,
     first_difference,
     in_float64,
     is_close,
@@ -36,7 +32,7 @@ from minibert.trace.compare import (
     rounding_noise,
     typical_size,
 )
-from minibert.trace.recording import edit, record, short_name, value_names
+from minibert.trace.recording import edit, short_name, value_names
 
 DROPOUT = "dropout left on"
 
@@ -85,24 +81,32 @@ def diagnose(
             random ids, with padding and a pair.
         part: which part a function stands for; left out, its own name says it.
 
+    The code may do anything: what it changes in the reference or among PyTorch's functions is named, and put back. Only
+    the user's own `KeyboardInterrupt` passes through.
+
     Raises:
         InputError: an unknown part, or one that the reference does not have; a reference that is not such a model; or
             nothing that can be compared.
     """
     case = Case.of(student, reference, inputs, part)
+    untouched = copy.deepcopy(reference)  # out of the student's reach: what is right is computed with it alone
+    computed = answer(case, untouched)
+    return explain(computed, replace(case, reference=untouched))
+
+
+def explain(computed: Answer, case: Case) -> Diagnosis:
+    """Compares what a student's code computed with what a reference computes that the code cannot have changed."""
     with torch.no_grad():
-        try:
-            case.check_form()
-            values, again = case.run_student(), case.run_student()
-        except NotRunnableError as error:
-            return Diagnosis("broken", problem=str(error))
         expected = case.run_reference()
-        found = nothing_to_compare(case, values, expected) or not_deterministic(case, values, again)
+        if computed.problem:
+            return Diagnosis("broken", problem=computed.problem)
+        values = computed.values
+        found = nothing_to_compare(case, values, expected) or not_deterministic(case, values, computed.again)
         found = found or bit_for_bit(case, values, expected)
         if found:
             return found
-        with case.in_float64():
-            exact = Exact.of(case, values, expected)
+        with in_float64(case.reference):
+            exact = Exact.of(case, computed, expected)
             return (
                 only_rounding(exact)
                 or known_bug(exact, exact.values, exact.noise)
@@ -112,125 +116,7 @@ def diagnose(
             )
 
 
-# --- the two sides ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """A student's code and the reference, for the same inputs."""
-
-    student: Function
-    reference: Pretrained
-    inputs: Inputs
-    part: str | None
-
-    @classmethod
-    def of(cls, student: Function, reference: Pretrained, inputs: Inputs | None, part: str | None) -> "Case":
-        """Checks what `diagnose` is given, and fills in what is left out."""
-        if not isinstance(reference, Pretrained) or reference.training:
-            raise InputError("the reference must be a BertModel, or a head on one, in evaluation mode: call .eval()")
-        if part is None and not isinstance(student, nn.Module):
-            name = getattr(student, "__name__", None)
-            part = name if name in PARTS else None
-        if part is not None:
-            check_one_of("part", part, PARTS)
-        return cls(student, reference, example_inputs(bert_in(reference)) if inputs is None else inputs, part)
-
-    def run_reference(self) -> Values:
-        return named_values(self.reference, self.inputs)
-
-    def check_form(self) -> None:
-        """Runs the student's part once beside ours, on the same arguments, and compares what both return.
-
-        A pass of its own, because our function triggers the hooks inside the part as well.
-
-        Raises:
-            NotRunnableError: it fails, or returns something of another type, shape or dtype than ours.
-            InputError: the reference never computes this part.
-        """
-        if self.part is None:
-            return
-        calls: list[str] = []
-        with replace_part(self.reference, self.part, watched(self.student, self.part, calls)):
-            self.run_reference()
-        if not calls:
-            kind = type(self.reference).__name__
-            raise InputError(f"{kind} has no {self.part} to be computed with these inputs")
-
-    def run_student(self) -> Values:
-        """The student's values by name; raises a `NotRunnableError` if it fails."""
-        if self.part is not None:
-            with replace_part(self.reference, self.part, watched(self.student, self.part)):
-                return self.run_reference()
-        if isinstance(self.student, Pretrained):
-            return named_values(self.student, self.inputs)
-        if isinstance(self.student, nn.Module) and _has_one_bert(self.student):
-            with record(self.student) as trace:
-                out = self._call()
-            return dict(trace) | outputs(out, self.inputs)
-        return outputs(self._call(), self.inputs)
-
-    def _call(self) -> Any:
-        """What a student's whole model returns."""
-        try:
-            out = self.student(**self.inputs)
-        except Exception as error:
-            said = _what_was_raised(error, self.student, tuple(self.inputs))
-            raise NotRunnableError(f"the model fails: {said}.") from error
-        if not isinstance(out, Tensor | tuple | list | Mapping):
-            returned = "nothing (is there a return?)" if out is None else type(out).__name__
-            raise NotRunnableError(f"the model returns {returned}, not hidden states (B, S, D).")
-        return out
-
-    def in_float64(self) -> AbstractContextManager[None]:
-        """A block in which reference and student compute in float64, as far as their code lets them."""
-        modules = [each for each in (self.reference, self.student) if isinstance(each, nn.Module)]
-        return in_float64(*modules)
-
-    def what_counts(self, values: Values) -> Values:
-        """The values without those inside a student's own function, which may compute in a way of its own."""
-        inside = PARTS[self.part].inside if self.part else frozenset()
-        return {name: value for name, value in values.items() if short_name(name) not in inside}
-
-
-def _has_one_bert(model: nn.Module) -> bool:
-    return sum(isinstance(module, BertModel) for module in model.modules()) == 1
-
-
-def named_values(model: Pretrained, inputs: Inputs) -> Values:
-    """Every named value of a model for these inputs, then what it returns, then what can be computed from that."""
-    with record(model) as trace:
-        out = model(**inputs, output_hidden_states=True)
-    return dict(trace) | outputs(out, inputs, vars(bert_in(model)))
-
-
-def outputs(out: Any, inputs: Inputs, replaced: Mapping[str, Any] | None = None) -> Values:
-    """What a model returned, by name; and what the parts that are applied to it give, ours or what replaces them."""
-    if isinstance(out, Tensor):
-        out = (out,)
-    if isinstance(out, Mapping):  # as transformers returns it
-        fields = dict(out)
-    elif hasattr(out, "_asdict"):
-        fields = out._asdict()
-    else:
-        fields = dict(zip(BertOutput._fields, out, strict=False))
-    states = fields.get("hidden_states") or ()
-    values = {f"hidden_states[{number}]": state for number, state in enumerate(states)}
-    values |= {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-    last = values.get("last_hidden_state", states[-1] if states else None)
-    if last is None:
-        return values
-    for name, part in PARTS.items():
-        if part.call is None:
-            continue
-        function = (replaced or {}).get(name, part.ours)
-        try:
-            value = part.call(function, BertOutput(last, None, states or None), inputs)
-        except MinibertError:  # our own functions refuse NaN
-            continue
-        if value is not None:
-            values[name] = value
-    return values
+# --- in float64 -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -244,14 +130,11 @@ class Exact:
     rounding: float  # the largest difference of both sides in that dtype
 
     @classmethod
-    def of(cls, case: Case, values: Values, expected: Values) -> "Exact":
-        """Runs both sides once more; `values` and `expected` are what they computed in the reference's own dtype."""
-        shared = [(value, expected[name]) for name, value in case.what_counts(values).items() if name in expected]
-        try:
-            exact = case.run_student()
-        except RuntimeError:  # code that insists on float32
-            exact = values
-        return cls(case, exact, case.run_reference(), expected, max(max_difference(*pair) for pair in shared))
+    def of(cls, case: Case, computed: Answer, expected: Values) -> "Exact":
+        """Runs the reference once more; `expected` is what it computed in its own dtype."""
+        counted = case.what_counts(computed.values)
+        rounding = max(max_difference(counted[name], expected[name]) for name in counted if name in expected)
+        return cls(case, computed.exact, case.run_reference(), expected, rounding)
 
     @property
     def own_precision(self) -> bool:
@@ -483,94 +366,3 @@ def _no_bug(found: Diagnosis) -> list[str]:
     for name in found.bugs:
         sentences.append(f"It may be this one, whose numbers are random: {name}. {BUGS[name].explanation}")
     return sentences
-
-
-# --- a student's function --------------------------------------------------------------------------------------------
-
-
-class NotRunnableError(RuntimeError):
-    """A student's function gave nothing that could be compared; the message is for the student."""
-
-
-def watched(function: Function, name: str, calls: list[str] | None = None) -> Function:
-    """A student's function for a part, whose mistakes in form become a `NotRunnableError` in a learner's words.
-
-    With a list of `calls`, each call is entered there, and our function is called too: the results must be alike.
-    """
-    part = PARTS[name]
-
-    def call(*arguments: Any) -> Any:
-        given = dict(zip(part.parameters, arguments, strict=False))
-        before = {key: _state(each) for key, each in given.items()}
-        shapes = ", ".join(f"{key} {tuple(each.shape)}" for key, each in given.items() if isinstance(each, Tensor))
-        try:
-            result = function(*arguments)
-        except NotImplementedError:
-            raise NotRunnableError(f"{name} is still to be written: it raises NotImplementedError.") from None
-        except (Exception, SystemExit) as error:
-            said = _what_was_raised(error, function, part.parameters)
-            raise NotRunnableError(f"{name} fails: {said}, for {shapes}.") from error
-        for key, each in given.items():
-            if _state(each) != before[key]:
-                raise NotRunnableError(f"{name} changes {_changed_argument(key, each)}")
-        if calls is not None:
-            calls.append(name)
-            complaint = wrong_result(result, part.ours(*arguments))
-            if complaint:
-                raise NotRunnableError(f"{name} returns {complaint}" + (f", for {shapes}." if shapes else "."))
-        return result
-
-    return call
-
-
-def _state(argument: Any) -> Any:
-    """What changes when a tensor or a list is changed in place; tensors made in inference mode do not say."""
-    if isinstance(argument, Tensor):
-        return None if argument.is_inference() else argument._version
-    return list(argument) if isinstance(argument, list) else None
-
-
-def _changed_argument(name: str, argument: Any) -> str:
-    if isinstance(argument, list):
-        return f"the list {name}, which the caller still needs: make a new one, [*{name}, …]."
-    return f"its argument {name} in place, which the caller still needs: write {name} = {name} + …, not {name} += …."
-
-
-def wrong_result(given: Any, expected: Any) -> str:
-    """What is wrong with the form of a result, in words; empty if nothing is."""
-    if isinstance(given, tuple):
-        counts = [len(expected)] if isinstance(expected, tuple) else []
-        counts = [2, 3, 4] if isinstance(expected, BertOutput) else counts
-        if not counts:
-            return f"a tuple of {len(given)}, where one tensor is asked for"
-        if len(given) not in counts:
-            return f"a tuple of {len(given)}; it should be one of {' or '.join(map(str, counts))}"
-        if isinstance(expected, BertOutput) and expected.pooler_output is not None and isinstance(given[1], Tensor):
-            shape = tuple(expected.pooler_output.shape)
-            if given[1].shape != shape:
-                return f"pooled vectors of shape {tuple(given[1].shape)}; it should be {shape}"
-    given, expected = (each[0] if isinstance(each, tuple) else each for each in (given, expected))
-    if expected is None:
-        return ""
-    if given is None:
-        return "nothing (is there a return?)"
-    if not isinstance(given, Tensor):
-        return f"{type(given).__name__}, not a tensor"
-    if given.shape != expected.shape:
-        return f"the shape {tuple(given.shape)}; it should be {tuple(expected.shape)}"
-    if given.dtype != expected.dtype:
-        return f"numbers of {given.dtype}; they should be {expected.dtype}"
-    if given.isnan().any() and not expected.isnan().any():
-        return "NaN, not a number"
-    return ""
-
-
-def _what_was_raised(error: BaseException, function: Function, parameters: tuple[str, ...]) -> str:
-    """What a student's function raised, and at which of its lines."""
-    message = str(error).strip().split("\n")[0]
-    code = getattr(function, "__code__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame for frame in frames if code and frame.filename == code.co_filename]
-    if lines:
-        return f"{type(error).__name__}: {message} (line {lines[-1].lineno}: {lines[-1].line})"
-    return f"{type(error).__name__}: {message} (it is called with {', '.join(parameters)})"

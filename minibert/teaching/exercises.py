@@ -3,7 +3,8 @@
     minibert exercise start attention       writes attention.py, with a function that is not written yet
     minibert exercise check attention       says whether it is right, and if not, what went wrong
 
-or in a notebook, for a function `attention`: `print(check(attention))`, and `hint("attention")`.
+or in a notebook, for a function `attention`: `print(check(attention))`, and `hint("attention")`. The command runs the
+file in a process of its own (`isolated`); a function in a notebook runs where it is.
 
 One exercise for each part of a BERT, in the order in which they are best written. The checker is `diagnose`: the
 function replaces ours in a model with real weights, and the first value that differs is compared with what the known
@@ -13,12 +14,16 @@ mistakes give. The solution is the code of minibert itself.
 import copy
 import functools
 import inspect
+import os
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import minibert
 from minibert.checkpoints import store
@@ -27,7 +32,8 @@ from minibert.checks import check_integer, check_one_of
 from minibert.errors import ExerciseError
 from minibert.heads import BertForMaskedLM, bert_in
 from minibert.model import BertModel
-from minibert.teaching.diagnosis import Diagnosis, diagnose
+from minibert.teaching.answers import Answer, Case, answer, first_line
+from minibert.teaching.diagnosis import Diagnosis, explain
 from minibert.teaching.parts import PARTS, Function, norms_of
 from minibert.trace.compare import example_inputs
 
@@ -339,26 +345,47 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
     if not callable(function):
         raise ExerciseError(f"function must be the function itself, got {function!r}: check(function, name)")
     exercise = find(getattr(function, "__name__", "?") if name is None else name)
-    model = copy.deepcopy(reference(exercise.checkpoint))  # whatever the function does to it
+    return judge(exercise, answers(exercise, function))
+
+
+def answers(exercise: Exercise, function: Function) -> Iterator[Answer]:
+    """What a function computes in each trial, in a model of its own, up to the first trial in which it fails."""
+    untouched = reference(exercise.checkpoint)
+    model, untouched = copy.deepcopy(untouched), copy.deepcopy(untouched)
+    for inputs, dtype in trials(exercise, untouched):
+        case = Case(function, model.to(dtype), inputs, exercise.name)
+        computed = answer(case, untouched.to(dtype))
+        yield computed
+        if computed.problem:
+            return
+
+
+def judge(exercise: Exercise, computed: Iterator[Answer]) -> Diagnosis:
+    """Compares the answers to an exercise, trial by trial, with a model that the function has not seen."""
+    model = copy.deepcopy(reference(exercise.checkpoint))
+    found = []
+    for inputs, dtype in trials(exercise, model):
+        case = Case(None, model.to(dtype), inputs, exercise.name)
+        found.append(explain(next(computed), case))
+        if not found[-1].correct:
+            return replace(found[-1], opening="Not yet.")
+    return replace(found[0], opening="Right.")
+
+
+def trials(exercise: Exercise, model: Pretrained) -> Iterator[tuple[dict[str, Tensor], torch.dtype]]:
+    """The inputs that a function is tried with, and the dtype of the model."""
     padded = example_inputs(bert_in(model))
-    batches = [
-        {key: tensor[:1] for key, tensor in padded.items()},
-        {key: tensor.flip(1) for key, tensor in padded.items()},
-    ]
     parameters = PARTS[exercise.name].parameters
     ids = padded["input_ids"]
+    yield padded, torch.float32
+    yield {key: tensor[:1] for key, tensor in padded.items()}, torch.float32
+    yield {key: tensor.flip(1) for key, tensor in padded.items()}, torch.float32
     if "token_type_ids" in parameters:
-        batches.append({"input_ids": ids})
+        yield {"input_ids": ids}, torch.float32
     if "position_ids" in parameters:
-        batches.append({"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).flip(0)[None]})
-    found = first = diagnose(function, model, padded, part=exercise.name)
-    for inputs in batches:
-        if found.correct:
-            found = diagnose(function, model, inputs, part=exercise.name)
-    if found.correct and "dtype" in parameters:
-        found = diagnose(function, model.half(), padded, part=exercise.name)
-    found = first if found.correct else found
-    return replace(found, opening="Right." if found.correct else "Not yet.")
+        yield {"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).flip(0)[None]}, torch.float32
+    if "dtype" in parameters:
+        yield padded, torch.float16
 
 
 @functools.cache
@@ -382,12 +409,34 @@ def start(name: str, folder: str | Path = ".") -> Path:
     exercise = find(name)
     file = Path(folder) / f"{exercise.name}.py"
     try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(exercise.stub())
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
+            whole = Path(incoming) / file.name
+            whole.write_text(exercise.stub(), encoding="utf-8")
+            _rename_to_new(whole, file)
     except FileExistsError:
         raise ExerciseError(f"{file} is there already, and stays as it is: minibert exercise check {name}") from None
     except OSError as error:
-        raise ExerciseError(f"{file} cannot be written: {error.strerror}") from None
+        why = f"{error.strerror}: make room, or choose another folder"
+        raise ExerciseError(f"{file} cannot be written: {why}") from None
+    return file
+
+
+def _rename_to_new(whole: Path, file: Path) -> None:
+    """Gives a complete file its name; a file that has the name already stays as it is."""
+    if os.path.lexists(file):
+        raise FileExistsError
+    whole.rename(file)
+
+
+def file_of(exercise: Exercise, folder: str | Path = ".") -> Path:
+    """The file of an exercise.
+
+    Raises:
+        ExerciseError: there is none.
+    """
+    file = Path(folder) / f"{exercise.name}.py"
+    if not file.is_file():
+        raise ExerciseError(f"there is no {file} yet: minibert exercise start {exercise.name}")
     return file
 
 
@@ -398,20 +447,20 @@ def load(name: str, folder: str | Path = ".") -> Function:
         ExerciseError: no exercise, no file, a file that does not run, or no such function in it.
     """
     exercise = find(name)
-    file = Path(folder) / f"{exercise.name}.py"
+    file = file_of(exercise, folder)
     scope: dict[str, Any] = {"__name__": exercise.name, "__file__": str(file)}
     try:
         code = compile(file.read_bytes(), str(file), "exec")
-    except FileNotFoundError:
-        raise ExerciseError(f"there is no {file} yet: minibert exercise start {name}") from None
-    except (OSError, ValueError) as error:
-        raise ExerciseError(f"{file} cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise ExerciseError(f"{file} cannot be read: {first_line(error)}") from None
     except SyntaxError as error:
         raise ExerciseError(f"{file}, line {error.lineno}: {error.msg}") from None
     try:
         exec(code, scope)
-    except (Exception, SystemExit) as error:
-        raise ExerciseError(f"{file} does not run: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:  # the user's
+        raise
+    except BaseException as error:
+        raise ExerciseError(f"{file} does not run: {type(error).__name__}: {first_line(error)}") from error
     if not callable(scope.get(exercise.name)):
         raise ExerciseError(f"{file} has no function {exercise.name}: it must begin with def {exercise.name}(")
     return scope[exercise.name]

@@ -10,8 +10,8 @@ from support.heads import twins
 from support.models import random_model
 from torch import Tensor
 
+from minibert.teaching.answers import named_values
 from minibert.teaching.bugs import BUGS, Bug
-from minibert.teaching.diagnosis import named_values
 from minibert.teaching.parts import PARTS, replace_part
 from minibert.trace.compare import example_inputs
 

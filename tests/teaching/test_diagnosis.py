@@ -20,8 +20,9 @@ from minibert import BertConfig, BertModel, mean_pool
 from minibert.errors import InputError
 from minibert.heads import bert_in
 from minibert.model import ACTIVATIONS, BertOutput
+from minibert.teaching.answers import named_values
 from minibert.teaching.bugs import BUGS, Bug
-from minibert.teaching.diagnosis import diagnose, named_values
+from minibert.teaching.diagnosis import diagnose
 from minibert.teaching.parts import PARTS
 from minibert.trace.compare import example_inputs
 
