@@ -43,18 +43,22 @@ def as_integer(value: Any) -> int | None:
         return None
     try:
         return operator.index(value)
-    except (TypeError, ValueError):  # not an integer, or several
+    except (TypeError, ValueError, RuntimeError):  # not an integer; several; without a value, as on the meta device
         return None
 
 
 def check_one_of(name: str, value: Any, known: Iterable[Any], error: type[MinibertError] = InputError) -> Any:
-    """Returns one of the `known` values; for a misspelt string, the message suggests those that are close."""
-    known = list(known)
-    if value not in known:
-        listed = ", ".join(map(str, known))
-        what = listed if len(known) == 1 else f"one of {listed}"
-        raise error(f"{name} must be {what}, got {shown(value)}{did_you_mean(value, known)}")
-    return value
+    """Returns the one of the `known` values that equals this one; the message suggests those close to a misspelt one.
+
+    What is returned is the known value itself: Python's own string where NumPy's was given, whose `repr` is another.
+    """
+    by_value = {each: each for each in known}
+    try:
+        return by_value[value]
+    except (KeyError, TypeError):  # unknown; or unhashable, as a list or an array
+        listed = ", ".join(map(str, by_value))
+        what = listed if len(by_value) == 1 else f"one of {listed}"
+        raise error(f"{name} must be {what}, got {shown(value)}{did_you_mean(value, by_value)}") from None
 
 
 def check_dense(name: str, tensor: Any, error: type[MinibertError] = InputError) -> Any:

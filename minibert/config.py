@@ -108,8 +108,9 @@ class BertConfig:
             _check_number("classifier_dropout", self.classifier_dropout, 1)
         if not isinstance(self.hidden_act, str):
             raise ConfigError(f"hidden_act must be the name of an activation, got {shown(self.hidden_act)}")
+        self._set("hidden_act", str(self.hidden_act))  # Python's own, where NumPy's was given
         for field, choices in CHOICES.items():
-            check_one_of(field, getattr(self, field), choices, ConfigError)
+            self._set(field, check_one_of(field, getattr(self, field), choices, ConfigError))
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)  # as a frozen dataclass does it

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -196,11 +196,10 @@ def check_recipe(recipe: Recipe) -> Recipe:
     modes = recipe.pooling
     if not isinstance(modes, tuple) or not modes or not all(isinstance(mode, str) for mode in modes):
         raise ConfigError(f"pooling must be one or more of {', '.join(POOLING)}, got {shown(modes)}")
-    for mode in modes:
-        check_one_of("pooling", mode, POOLING, ConfigError)
+    modes = tuple(check_one_of("pooling", mode, POOLING, ConfigError) for mode in modes)
     if not all(isinstance(step, Dense | Normalize) for step in recipe.final_steps):
         raise ConfigError(f"final_steps must be Dense and Normalize steps, got {shown(recipe.final_steps)}")
-    check_one_of("similarity_fn_name", recipe.similarity_fn_name, SCORES, ConfigError)
+    score = check_one_of("similarity_fn_name", recipe.similarity_fn_name, SCORES, ConfigError)
     if recipe.max_seq_length is not None:
         check_integer("max_seq_length", recipe.max_seq_length, 3, error=ConfigError)
     for name in ("do_lower_case", "include_prompt"):
@@ -215,7 +214,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
         raise ConfigError(
             f"default_prompt_name must be a name in prompts, {list(prompts)}, got {recipe.default_prompt_name!r}"
         )
-    return recipe
+    return replace(recipe, pooling=modes, similarity_fn_name=score)
 
 
 def write_recipe(recipe: Recipe, folder: Path, hidden_size: int) -> None:
