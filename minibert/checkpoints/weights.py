@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minibert.checkpoints.json_files import LFS_POINTER, read_object
+from minibert.checkpoints.json_files import check_start, read_object
 from minibert.checkpoints.layout import OTHER_WEIGHTS, PICKLE, SAFETENSORS, WEIGHTS
 from minibert.checks import shown
 from minibert.errors import CheckpointError, CheckpointNotFoundError
@@ -67,10 +67,7 @@ def _check_start(file: Path) -> None:
             start = stream.read(200)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
-    if start.startswith(LFS_POINTER.encode()):
-        raise CheckpointError(f"{file} is a Git LFS pointer, not the weights: run 'git lfs pull' in its folder")
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(f"{file} is a web page, not weights: download the file itself")
+    check_start(file, start.decode("latin-1"), CheckpointError)
     if not start:
         raise CheckpointError(f"{file} is damaged: it is empty. Download it again")
 

@@ -129,8 +129,8 @@ def test_a_home_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 ELSE = {
-    "Git LFS": (POINTER, "is a Git LFS pointer, not the weights: run 'git lfs pull'"),
-    "web page": (b"<!DOCTYPE html><html><body>Not found</body></html>", "is a web page, not weights"),
+    "Git LFS": (POINTER, "is a Git LFS pointer, not the file itself: run 'git lfs pull'"),
+    "web page": (b"<!DOCTYPE html><html><body>Not found</body></html>", "is a web page, not the file itself"),
     "empty": (b"", "it is empty"),
     "text": (b"hello " * 40, "is damaged"),
     "zeros": (bytes(70_000), "is damaged"),
