@@ -6,6 +6,7 @@ continues a word. The `tokenizers` library does the work; this module reads a ch
 """
 
 import json
+import math
 import operator
 import os
 import threading
@@ -27,6 +28,7 @@ from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import (
     CheckpointNotFoundError,
     DoubledTokensWarning,
+    MinibertError,
     TextError,
     TextTypeError,
     TokenizerError,
@@ -43,17 +45,20 @@ NORMALIZER_SETTINGS = (
     ("tokenize_chinese_chars", "handle_chinese_chars", False),
 )
 TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
-# The settings that name special tokens: one each, or several.
-SPECIAL_TOKEN_SETTINGS = tuple(f"{name}_token" for name in ("pad", "unk", "cls", "sep", "mask", "bos", "eos"))
-SEVERAL_SPECIAL_TOKENS = ("additional_special_tokens", "extra_special_tokens")
+# The settings that name special tokens: one each, and with what BERT's class takes if they are silent; or several.
+SPECIAL_TOKEN_SETTINGS = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+SEVERAL_SPECIAL_TOKENS = ("extra_special_tokens", "additional_special_tokens")
 MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+USUAL_TOKEN_SETTINGS = (*SPECIAL_TOKEN_SETTINGS, "bos_token", "eos_token")
 SIDES = ("right", "left")
+UNLIMITED = 10**9  # from here on a length limit means none: transformers writes 10**30
+MOST_GROWTH = 100  # characters that a normalizer may make of one; that of NFKC makes 18
 CHARACTERS_PER_TOKEN = 16  # with this many, nearly every text has more tokens than its limit
 
-# Values of `tokenizer_class`, without the "Fast" at the end of some. These cut texts as BERT's own tokenizer does:
+# Values of `tokenizer_class`, without the "Fast" at the end of some. These cut texts as BERT's own tokenizer does. Like
+# transformers, they take only vocabulary, tokens and sides from tokenizer.json, and build the rest from the settings.
 BERT_CLASSES = (
     "BertTokenizer",
-    "ConvBertTokenizer",
     "DistilBertTokenizer",
     "DPRContextEncoderTokenizer",
     "DPRQuestionEncoderTokenizer",
@@ -61,11 +66,13 @@ BERT_CLASSES = (
     "LayoutLMTokenizer",
     "LxmertTokenizer",
     "MobileBertTokenizer",
-    "RetriBertTokenizer",
     "SqueezeBertTokenizer",
 )
-# and these do what tokenizer.json says, whatever the other settings are.
+# These do what tokenizer.json says, whatever the other settings are.
 GENERIC_CLASSES = ("PreTrainedTokenizer", "TokenizersBackend")
+# The inputs of a model without segments, which these classes mean if model_input_names is silent.
+WITHOUT_SEGMENTS = ("input_ids", "attention_mask")
+CLASSES_WITHOUT_SEGMENTS = ("DistilBertTokenizer", *GENERIC_CLASSES)
 
 # Settings of slow tokenizers that choose another way of cutting, with the values that mean BERT's.
 CUTTING_SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -159,6 +166,12 @@ class BertTokenizer:
         for name in model_input_names:
             check_one_of("each of model_input_names", name, MODEL_INPUTS, TokenizerError)
         self.model_input_names = tuple(name for name in MODEL_INPUTS if name in model_input_names)
+        added = tokenizer.num_special_tokens_to_add(False)
+        if added >= self.model_max_length:
+            raise TokenizerError(
+                f"post_processor must leave room for a text, got {added:,} tokens around it: "
+                f"the model takes {self.model_max_length:,}"
+            )
         tokenizer.no_padding()  # some files keep settings from training; here each call has its own
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
@@ -187,10 +200,12 @@ class BertTokenizer:
     ) -> "BertTokenizer":
         """Reads a checkpoint's `tokenizer.json`, or builds the tokenizer from its `vocab.txt`.
 
-        What the files say is done as `transformers` does it, or refused by name: the settings of
-        `tokenizer_config.json` (case, accents, Chinese characters, special and added tokens, sides, the length limit
-        and the inputs that the model takes), those of `tokenizer.json`, and BERT's defaults (uncased) where both are
-        silent. If `tokenizer_class` is not one of BERT's but a generic one, `tokenizer.json` is taken as it is.
+        What the files say is done as `transformers` does it, or refused by name. By `tokenizer_class` there are two
+        kinds. For BERT's own class, also if none is named, the settings of `tokenizer_config.json` and BERT's defaults
+        (uncased) determine case, accents, Chinese characters and the special tokens; a `tokenizer.json` that says
+        something else where they are silent is refused. For a generic class, such as `PreTrainedTokenizerFast`,
+        `tokenizer.json` is taken as it is. Added tokens, sides, the length limit and the inputs that the model takes
+        are read for both.
 
         Args: as for `BertModel.from_pretrained`.
 
@@ -213,17 +228,18 @@ class BertTokenizer:
             raise CheckpointNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
         try:
             with _errors_as_ours("it cannot be read as a tokenizer"):
-                is_generic = _check_class(settings, config) and file.name == "tokenizer.json"
+                kind = _check_class(settings, config)
                 if file.name == "tokenizer.json":
-                    tokenizer = Tokenizer.from_str(read_text(file, TokenizerError))
-                    _check_wordpiece(tokenizer)
-                    _check_post_processor(tokenizer, is_generic)
+                    loaded = Tokenizer.from_str(read_text(file, TokenizerError))
+                    _check_wordpiece(loaded)
+                    tokenizer = _checked_generic(loaded) if kind in GENERIC_CLASSES else _rebuilt(loaded, settings)
                 else:
-                    tokenizer = _from_vocabulary(file)
-                if not is_generic:
-                    _apply_settings(settings, tokenizer)
-                _add_tokens(folder, settings, tokenizer)
-                return cls(tokenizer, **_read_options(settings, config, tokenizer))
+                    kind = "BertTokenizer" if kind in GENERIC_CLASSES else kind
+                    loaded = tokenizer = _build(_read_vocabulary(file), settings)
+                pad_token = _add_tokens(folder, settings, loaded, tokenizer, kind)
+                made = cls(tokenizer, pad_token=pad_token, **_read_options(settings, config, loaded, kind))
+                made._encode(["a"], None)  # a file that contradicts itself is known before its first text
+                return made
         except TokenizerError as error:
             prefix = "" if str(error).startswith(str(folder)) else f"{file}: "
             raise TokenizerError(f"{prefix}{error}") from None
@@ -234,10 +250,12 @@ class BertTokenizer:
         Raises:
             StoreError: the folder cannot be written to.
         """
-        settings = {
+        special = {token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special}
+        settings: dict[str, Any] = {
             **self._options(),
             "tokenizer_class": "PreTrainedTokenizerFast",  # it reads tokenizer.json unchanged
-            **{f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS if name != "[PAD]"},
+            **{name: token for name, token in SPECIAL_TOKEN_SETTINGS.items() if token in special},
+            "pad_token": self.pad_token,
         }
         if self.tokenizer.encode_special_tokens:
             settings["split_special_tokens"] = True
@@ -350,6 +368,20 @@ class BertTokenizer:
         (encoding,) = self._encode([text], None, add_special_tokens=False)
         return encoding.tokens
 
+    def normalize(self, text: str) -> str:
+        """Returns a text as it is before it is split into words: lower case, for example, and without accents."""
+        check_text(text, "text")
+        normalizer = self.tokenizer.normalizer
+        with _errors_as_ours("the normalizer of this tokenizer fails on the text"):
+            normalised: str = normalizer.normalize_str(text) if normalizer else text
+        return normalised
+
+    @property
+    def unk_token(self) -> str:
+        """The token that stands for every word that the vocabulary cannot spell."""
+        name: str = self.tokenizer.model.unk_token
+        return name
+
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
     @overload
@@ -397,14 +429,15 @@ class BertTokenizer:
         """
         row = _as_ids(ids)
         self.convert_ids_to_tokens(row)  # raises for unknown ids, which the library would ignore
-        with _errors_as_ours("the vocabulary cannot decode these ids"):
+        with _errors_as_ours("the decoder of this tokenizer fails on these ids"):
             return self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens)
 
     def _beginnings(self, texts: Sequence[Text], limit: int) -> list[Text]:
         """The texts, long ones shortened to a beginning that has more than `limit` tokens, which are then cut.
 
-        A text of 10 MB would take 1.5 GB to tokenise. The first tokens do not change with what follows, as long as
-        normalisation goes character by character, as BERT's does, and the last word of the beginning is not counted.
+        A text of 10 MB would take 1.5 GB to tokenise. If normalisation goes character by character and splitting looks
+        at neighbours alone, as BERT's do, what follows the beginning can change only two things in it: its last word,
+        and an added token that it cuts in two. Such a token of n characters is split into n tokens at most.
         """
         local = isinstance(self.tokenizer.normalizer, normalizers.BertNormalizer | None)
         local = local and isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
@@ -416,12 +449,8 @@ class BertTokenizer:
             length = CHARACTERS_PER_TOKEN * limit
             while length < len(text):
                 (encoding,) = self._encode([text[:length]], None, add_special_tokens=False)
-                words, last = encoding.word_ids, encoding.word_ids[-1] if encoding.word_ids else None
-                certain = [
-                    word != last and end < length - added
-                    for word, (_, end) in zip(words, encoding.offsets, strict=True)
-                ]
-                if sum(certain) > limit:
+                words = encoding.word_ids
+                if len(words) - added > limit and words.index(words[-1]) > limit:
                     return text[:length]
                 length *= 2
             return text
@@ -435,7 +464,7 @@ class BertTokenizer:
                 self.tokenizer.no_truncation()
             else:
                 self.tokenizer.enable_truncation(limit, direction=self.truncation_side)
-            with _errors_as_ours("this vocabulary cannot encode the text"):
+            with _errors_as_ours("a step of this tokenizer, such as its post_processor, fails on the text"):
                 return self.tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
 
 
@@ -447,10 +476,13 @@ def _errors_as_ours(problem: str) -> Iterator[None]:
     """Turns what the `tokenizers` library raises into a `TokenizerError`: it has no type of its own, and it panics."""
     try:
         yield
-    except (TokenizerError, CheckpointNotFoundError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except MinibertError:
         raise
-    except BaseException as error:  # PanicException, which is not an Exception
-        raise TokenizerError(f"{problem}: {shorten(str(error), 500, placeholder=' …')}") from None
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # KeyboardInterrupt and its like
+        cause = shorten(str(error), 200, placeholder=" …") or type(error).__name__
+        raise TokenizerError(f"{problem}; the tokenizers library says: {cause}") from None
 
 
 def _restore(content: str, splits_special_tokens: bool, options: Mapping[str, Any]) -> BertTokenizer:
@@ -530,14 +562,13 @@ def _as_ids(ids: object) -> list[int]:
 # --- a checkpoint's files --------------------------------------------------------------------------------------------
 
 
-def _check_class(settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Returns whether `tokenizer_class` is a generic one; a `TokenizerError` if it is not BERT's either."""
+def _check_class(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Returns `tokenizer_class` without "Fast", BertTokenizer if none is named, if it cuts texts as BERT's does."""
     file, name = "tokenizer_config.json", settings.get("tokenizer_class")
     if name is None:
         file, name = "config.json", config.get("tokenizer_class")
-    known = (*BERT_CLASSES, *GENERIC_CLASSES)
-    plain = name.removesuffix("Fast") if isinstance(name, str) else name
-    if plain is not None and plain not in known:
+    kind = "BertTokenizer" if name is None else str(name).removesuffix("Fast")
+    if kind not in (*BERT_CLASSES, *GENERIC_CLASSES):
         raise TokenizerError(
             f"tokenizer_class in {file} must be BertTokenizer or one that cuts texts alike, got {name!r}: "
             "minibert would cut them differently from what the model was trained on"
@@ -546,21 +577,44 @@ def _check_class(settings: Mapping[str, Any], config: Mapping[str, Any]) -> bool
         value = settings.get(setting)
         if not any(value is each or value == each for each in supported):
             raise TokenizerError(f"{setting} in tokenizer_config.json is not supported, got {shown(value)}")
-    return plain in GENERIC_CLASSES
+    return kind
 
 
-def _from_vocabulary(file: Path) -> Tokenizer:
-    """Builds BERT's tokenizer from the vocabulary in `file`: one token a line, whose id is the line's index."""
-    lines = read_text(file, TokenizerError).removesuffix("\n").split("\n")
-    vocabulary = {line: index for index, line in enumerate(lines)}  # of a line that occurs twice, the last
+def _read_vocabulary(file: Path) -> dict[str, int]:
+    """Reads a vocab.txt: one token a line, whose id is the line's index; of a line that occurs twice, the last."""
+    read_text(file, TokenizerError)  # for its checks; the library decides what a line is and which white space counts
+    vocabulary: dict[str, int] = models.WordPiece.read_file(str(file))
+    return vocabulary
+
+
+def _build(vocabulary: dict[str, int], settings: Mapping[str, Any]) -> Tokenizer:
+    """Builds BERT's tokenizer with the settings of case, accents, Chinese characters, and tokens that are not split."""
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
-        raise TokenizerError(f"{file} is not a BERT vocabulary: it has no {', '.join(missing)}")
+        raise TokenizerError(f"it is not a BERT vocabulary: it has no {', '.join(missing)}")
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
+    normalizer = normalizers.BertNormalizer()
+    for name, attribute, optional in NORMALIZER_SETTINGS:
+        value = settings.get(name)
+        if name not in settings or (value is None and not optional):
+            continue
+        if not isinstance(value, bool) and value is not None:
+            raise TokenizerError(f"{name} in tokenizer_config.json must be true or false, got {value!r}")
+        setattr(normalizer, attribute, value)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    _add_special_tokens_around(tokenizer)
+    # [CLS] text [SEP], and [CLS] text [SEP] pair [SEP] (BERT, figure 2)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    never_split = settings.get("never_split") or []
+    if not isinstance(never_split, list) or not all(isinstance(token, str) and token for token in never_split):
+        raise TokenizerError(f"never_split in tokenizer_config.json must be a list of tokens, got {never_split!r}")
+    known = [token for token in never_split if token in vocabulary]
+    tokenizer.add_tokens([AddedToken(token, normalized=False, single_word=True) for token in known])
     return tokenizer
 
 
@@ -570,79 +624,123 @@ def _check_wordpiece(tokenizer: Tokenizer) -> None:
         raise TokenizerError(f"the tokenizer must be WordPiece, as BERT's is, got {kind}")
 
 
-def _check_post_processor(tokenizer: Tokenizer, is_generic: bool) -> None:
-    """Makes sure that [CLS] and [SEP] are added to texts; a file that the library's trainer wrote does not say so."""
-    if tokenizer.post_processor is None:
-        if is_generic:
+def _checked_generic(loaded: Tokenizer) -> Tokenizer:
+    """Returns what a tokenizer.json holds, if it says where [CLS] and [SEP] are added, and does not inflate texts."""
+    if loaded.post_processor is None:
+        raise TokenizerError("post_processor must say where [CLS] and [SEP] are added, got none: add one to the file")
+    for name in ("normalizer", "decoder"):
+        part = getattr(loaded, name)
+        growth = _growth(json.loads(part.__getstate__())) if part else 1
+        if growth > MOST_GROWTH:
             raise TokenizerError(
-                "post_processor must say where [CLS] and [SEP] are added, got none: add one to the file"
+                f"{name} must make at most {MOST_GROWTH} characters of one, got {growth:,}: texts would fill the memory"
             )
-        _add_special_tokens_around(tokenizer)
+    return loaded
 
 
-def _add_special_tokens_around(tokenizer: Tokenizer) -> None:
-    """[CLS] text [SEP], and [CLS] text [SEP] pair [SEP] (BERT, figure 2)."""
-    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    for token, token_id in ids:
-        if token_id is None:
-            raise TokenizerError(f"the vocabulary has no {token}: it is not BERT's")
-    single, pair = "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"
-    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+def _growth(step: Mapping[str, Any]) -> int:
+    """How many characters the replacements in a normalizer or decoder make of one."""
+    if step["type"] == "Sequence":
+        return math.prod(_growth(each) for each in step.get("normalizers") or step.get("decoders") or ())
+    if step["type"] != "Replace":
+        return 1
+    pattern = step["pattern"].get("String")  # None: a regular expression, which may match between all characters
+    return math.ceil(len(step["content"]) / len(pattern)) or 1 if pattern else len(step["content"]) + 1
 
 
-def _apply_settings(settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Applies `tokenizer_config.json`: case, accents, Chinese characters, and tokens that are never split."""
-    for token in SPECIAL_TOKENS:
-        name = f"{token[1:-1].lower()}_token"
-        content = _content(settings.get(name), name)
-        if content not in (None, token) and token != "[PAD]":
-            raise TokenizerError(f"{name} in tokenizer_config.json must be {token!r}, got {content!r}")
-    normalizer = tokenizer.normalizer
-    if isinstance(normalizer, normalizers.BertNormalizer):
-        for name, attribute, optional in NORMALIZER_SETTINGS:
-            value = settings.get(name)
-            if name not in settings or (value is None and not optional):
-                continue
-            if not isinstance(value, bool) and value is not None:
-                raise TokenizerError(f"{name} in tokenizer_config.json must be true or false, got {value!r}")
-            setattr(normalizer, attribute, value)
-    never_split = settings.get("never_split") or []
-    if not isinstance(never_split, list) or not all(isinstance(token, str) and token for token in never_split):
-        raise TokenizerError(f"never_split in tokenizer_config.json must be a list of tokens, got {never_split!r}")
-    known = [token for token in never_split if tokenizer.token_to_id(token) is not None]
-    tokenizer.add_tokens([AddedToken(token, normalized=False, single_word=True) for token in known])
+def _rebuilt(loaded: Tokenizer, settings: Mapping[str, Any]) -> Tokenizer:
+    """BERT's tokenizer with the vocabulary of a tokenizer.json, if the file says the same as the settings.
+
+    transformers ignores what else the file says; here a difference that no setting explains is an error.
+    """
+    built = _build(loaded.get_vocab(with_added_tokens=False), settings)
+    expected = {**_parts(built), "post_processor": _shown_template(built, built.post_processor)}
+    found = _parts(loaded)
+    if loaded.post_processor:  # the library's trainer leaves it out
+        found["post_processor"] = _shown_template(built, loaded.post_processor)
+    for name, value in found.items():
+        setting = next((each for each, attribute, _ in NORMALIZER_SETTINGS if name == f"normalizer.{attribute}"), None)
+        if value != expected.get(name) and settings.get(setting or "") is None:
+            raise TokenizerError(
+                f"{name} must be {expected.get(name)!r} for BERT's tokenizer class, got {value!r}: set "
+                f"{f'{setting} in tokenizer_config.json, or ' if setting else ''}tokenizer_class to "
+                "PreTrainedTokenizerFast, which takes this file as it is"
+            )
+    return built
 
 
-def _read_options(settings: Mapping[str, Any], config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a tokenizer does to a text before it looks words up, by the names in tokenizer.json."""
+    parts: dict[str, Any] = {}
+    for name in ("normalizer", "pre_tokenizer"):
+        part = getattr(tokenizer, name)
+        fields = json.loads(part.__getstate__()) if part else {"type": None}
+        parts.update({f"{name}.{field}": value for field, value in fields.items()})
+    for field in ("unk_token", "continuing_subword_prefix", "max_input_chars_per_word"):
+        parts[f"model.{field}"] = getattr(tokenizer.model, field)
+    return parts
+
+
+def _shown_template(built: Tokenizer, post_processor: Any) -> str:
+    """What a post-processor puts around a text and around a pair, each token with its segment."""
+    text = built.encode("a", add_special_tokens=False)
+    encodings = (post_processor.process(text), post_processor.process(text, text))
+    return " and ".join(" ".join(map("{}:{}".format, each.tokens, each.type_ids)) for each in encodings)
+
+
+def _read_options(
+    settings: Mapping[str, Any], config: Mapping[str, Any], loaded: Tokenizer, kind: str
+) -> dict[str, Any]:
     """The arguments of `BertTokenizer` that the files name."""
     limits = [settings.get("model_max_length"), config.get("max_position_embeddings")]
-    known = [limit for limit in limits if isinstance(limit, int) and limit > len(SPECIAL_TOKENS)]
+    known = [limit for limit in limits if type(limit) is int and len(SPECIAL_TOKENS) < limit < UNLIMITED]
     options: dict[str, Any] = {}
-    for name, of_file in (("padding_side", tokenizer.padding), ("truncation_side", tokenizer.truncation)):
+    for name, of_file in (("padding_side", loaded.padding), ("truncation_side", loaded.truncation)):
         side = settings.get(name) or (of_file or {}).get("direction")
         if side is not None:
             options[name] = side.lower() if isinstance(side, str) else side
     inputs = settings.get("model_input_names")
-    if inputs is not None:
-        if not isinstance(inputs, list) or "input_ids" not in inputs:
-            raise TokenizerError(f"model_input_names in tokenizer_config.json must list inputs, got {inputs!r}")
-        options["model_input_names"] = inputs
-    pad_token = _content(settings.get("pad_token"), "pad_token") or "[PAD]"
-    return {**options, "model_max_length": min(known, default=512), "pad_token": pad_token}
+    if inputs is None:
+        inputs = WITHOUT_SEGMENTS if kind in CLASSES_WITHOUT_SEGMENTS else MODEL_INPUTS
+    elif not isinstance(inputs, list) or "input_ids" not in inputs:
+        raise TokenizerError(f"model_input_names in tokenizer_config.json must list inputs, got {inputs!r}")
+    return {**options, "model_input_names": inputs, "model_max_length": min(known, default=512)}
 
 
-def _add_tokens(folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Adds the tokens that a checkpoint's files have besides the vocabulary, each under the id it has there."""
-    by_id: dict[int, AddedToken] = {}
-    for content, value in _read_json(folder / "added_tokens.json").items():
-        by_id[_token_id(value, content)] = AddedToken(content)
-    decoder = settings.get("added_tokens_decoder") or {}
-    for value, fields in decoder.items() if isinstance(decoder, dict) else ():
-        try:
-            token = AddedToken(**{name: fields[name] for name in TOKEN_FIELDS if name in fields})
-        except (TypeError, AttributeError):
-            raise TokenizerError(f"added_tokens_decoder must hold tokens, got {shown(fields)}") from None
-        by_id[_token_id(value, token.content)] = token
+def _add_tokens(folder: Path, settings: Mapping[str, Any], loaded: Tokenizer, tokenizer: Tokenizer, kind: str) -> str:
+    """Adds the tokens that the files have besides the vocabulary, and returns the one that pads.
+
+    As in transformers, `added_tokens_decoder` in tokenizer_config.json replaces special_tokens_map.json,
+    added_tokens.json and the tokens of tokenizer.json.
+    """
+    decoder = settings.get("added_tokens_decoder")
+    special_map = {} if decoder else _read_json(folder / "special_tokens_map.json")
+    named, several = _named_tokens({**settings, **special_map}), _several_tokens(settings, special_map)
+    if decoder:
+        by_id = _read_decoder(decoder)
+    else:
+        by_id = {}
+        special = {token.content for token in (*named.values(), *several)}
+        for content, value in _read_json(folder / "added_tokens.json").items():
+            is_special = content in special
+            token = AddedToken(content, special=is_special, normalized=not is_special)
+            by_id[_token_id(value, content)] = token
+        by_id.update(loaded.get_added_tokens_decoder())
+    named = _with_defaults(named, loaded, tokenizer, kind)
+    _add_under_their_ids(by_id, {token.content for token in named.values()}, tokenizer)
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_tokens([token for token in (*named.values(), *several) if token.content not in added])
+    splits = settings.get("split_special_tokens")
+    if splits not in (None, True, False):
+        raise TokenizerError(f"split_special_tokens in tokenizer_config.json must be true or false, got {splits!r}")
+    tokenizer.encode_special_tokens = bool(splits)
+    return named["pad_token"].content if "pad_token" in named else "[PAD]"
+
+
+def _add_under_their_ids(by_id: Mapping[int, AddedToken], special: set[str], tokenizer: Tokenizer) -> None:
+    """Adds tokens, and raises a `TokenizerError` if one of them gets a different id."""
+    for token in by_id.values():
+        token.special = token.special or token.content in special
     tokenizer.add_tokens([token for _, token in sorted(by_id.items())])  # in one call: each indexes all tokens anew
     for token_id, token in by_id.items():
         if tokenizer.token_to_id(token.content) != token_id:
@@ -650,35 +748,65 @@ def _add_tokens(folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer)
                 f"the token {token.content!r} has id {token_id} in the checkpoint's files, and would get "
                 f"{tokenizer.token_to_id(token.content)} here: a token before it is missing"
             )
-    special = [
-        token for fields in (_read_json(folder / "special_tokens_map.json"), settings) for token in _special(fields)
-    ]
-    present = [token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
-    names = dict.fromkeys([*present, *special])
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    splits = settings.get("split_special_tokens")
-    if splits not in (None, True, False):
-        raise TokenizerError(f"split_special_tokens in tokenizer_config.json must be true or false, got {splits!r}")
-    tokenizer.encode_special_tokens = bool(splits)
 
 
-def _special(fields: Mapping[str, Any]) -> list[str]:
-    """The special tokens that a settings file names."""
-    tokens = [_content(fields.get(name), name) for name in SPECIAL_TOKEN_SETTINGS]
-    for name in SEVERAL_SPECIAL_TOKENS:
-        value = fields.get(name) or []
-        if isinstance(value, dict) and "content" not in value:  # names of attributes, each with a token
-            value = list(value.values())
-        tokens += [_content(each, name) for each in (value if isinstance(value, list) else [value])]
-    return [token for token in tokens if token]
+def _read_decoder(decoder: Any) -> dict[int, AddedToken]:
+    """The tokens of `added_tokens_decoder`, by id."""
+    if not isinstance(decoder, dict):
+        raise TokenizerError(f"added_tokens_decoder must be tokens by their ids, got {shown(decoder)}")
+    tokens = [(value, _added_token(fields, "added_tokens_decoder")) for value, fields in decoder.items()]
+    return {_token_id(value, token.content): token for value, token in tokens}
 
 
-def _content(value: Any, name: str) -> str | None:
-    """The text of a token, which the settings hold as a string or as an object; None if there is none."""
-    content = value.get("content") if isinstance(value, dict) else value
-    if content is not None and (not isinstance(content, str) or not content):
-        raise TokenizerError(f"{name} in the tokenizer's settings must be a token, got {shown(value)}")
-    return content
+def _named_tokens(fields: Mapping[str, Any]) -> dict[str, AddedToken]:
+    """The special tokens that the settings name one by one, by the names of the settings.
+
+    Also what only some models name: {"image_token": "<image>"}, but not {"add_bos_token": true}.
+    """
+    return {
+        name: _added_token(value, name, special=True)
+        for name, value in fields.items()
+        if name.endswith("_token") and value and (name in USUAL_TOKEN_SETTINGS or isinstance(value, str))
+    }
+
+
+def _several_tokens(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> list[AddedToken]:
+    """The special tokens that the settings list; as in transformers, the first list replaces the others."""
+    extra, additional = (settings.get(name) for name in SEVERAL_SPECIAL_TOKENS)
+    by_attribute = []
+    if isinstance(extra, dict):  # names of attributes, each with a token
+        by_attribute, extra = list(extra.values()), None
+    several = extra or additional
+    if several is None and "extra_special_tokens" not in settings:
+        several = special_map.get("additional_special_tokens")
+    several = several if isinstance(several, list) else [several] if several else []
+    return [_added_token(each, "additional_special_tokens", special=True) for each in (*by_attribute, *several)]
+
+
+def _with_defaults(
+    named: dict[str, AddedToken], loaded: Tokenizer, tokenizer: Tokenizer, kind: str
+) -> dict[str, AddedToken]:
+    """The named special tokens, with those that BERT's class has if the settings are silent, and the padding token."""
+    usual = {} if kind in GENERIC_CLASSES else SPECIAL_TOKEN_SETTINGS
+    for name, expected in usual.items():
+        if name in named and named[name].content != expected and name != "pad_token":
+            content = named[name].content
+            raise TokenizerError(f"{name} in the tokenizer's settings must be {expected!r}, got {content!r}")
+    pad_token = (loaded.padding or {}).get("pad_token", "[PAD]")
+    defaults = {"pad_token": pad_token} if tokenizer.token_to_id(pad_token) is not None else {}
+    return {name: AddedToken(token, special=True) for name, token in {**usual, **defaults}.items()} | named
+
+
+def _added_token(value: Any, name: str, special: bool | None = None) -> AddedToken:
+    """A token that the settings hold as a string or as an object."""
+    fields = value if isinstance(value, dict) else {"content": value}
+    fields = {field: fields[field] for field in TOKEN_FIELDS if field in fields}
+    try:
+        if not fields["content"]:
+            raise ValueError
+        return AddedToken(**{**fields, **({} if special is None else {"special": special})})
+    except (KeyError, TypeError, ValueError):
+        raise TokenizerError(f"{name} in the tokenizer's settings must be a token, got {shown(value)}") from None
 
 
 def _token_id(value: object, token: str) -> int:

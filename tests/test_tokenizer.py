@@ -218,7 +218,7 @@ def test_added_tokens(checkpoint: Path, tmp_path: Path, files: dict[str, dict]) 
         ({"added_tokens.json": {"<new>": "x"}}, "id of the added token '<new>' must be an integer, got 'x'"),
         (
             {"tokenizer_config.json": {"added_tokens_decoder": {"30522": 5}}},
-            "_decoder must hold tokens, got 5",
+            "added_tokens_decoder in the tokenizer.s settings must be a token, got 5",
         ),
         (
             {"special_tokens_map.json": {"additional_special_tokens": [7]}},

@@ -16,17 +16,25 @@ import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.examples import examples
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import AddedToken, BertWordPieceTokenizer
 
 from minibert import BertTokenizer
 from minibert.checkpoints import json_files
 from minibert.errors import MinibertError, TokenizerError
+from minibert.tokenizer import MODEL_INPUTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::minibert.errors.DoubledTokensWarning")
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "red", "is", "mask", "[", "]", "##s", "The", "caf"]
 WORDS += ["café", "cafe", "##e", "東", "京", "東京", "[E1]", "e", "x"]
-TEXTS = ["the cat", "The [MASK] is red", "café 東京", "the [E1] cats [NEW]", "[mask] [PAD] x the"]
+TEXTS = [
+    "the cat",
+    "The [MASK] is red",
+    "café 東京",
+    "the [E1] cats [NEW]",
+    "[mask] [PAD] x the",
+    "the\x0ccat e[NEW]e <s>",
+]
 SIDES = ("right", "left")
 NAMED = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 GENERIC = {"tokenizer_class": "PreTrainedTokenizerFast", **NAMED}
@@ -53,12 +61,58 @@ def vocabulary(words: list[str]) -> str:
 def assert_as_transformers(folder: Path) -> None:
     ours, theirs = BertTokenizer.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
     assert (ours.padding_side, ours.truncation_side) == (theirs.padding_side, theirs.truncation_side)
+    assert list(ours.model_input_names) == [name for name in MODEL_INPUTS if name in theirs.model_input_names]
     for texts in (TEXTS, list(zip(TEXTS, TEXTS[::-1], strict=True))):
         for options in ({}, {"truncation": True, "max_length": 5}):
-            a, b = ours(texts, **options), theirs(texts, padding=True, return_tensors="pt", **options)
-            for name in a.keys() & b.keys():
-                assert torch.equal(a[name], b[name]), name
-    assert list(a) == list(ours.model_input_names)
+            for text in texts:
+                a, b = (
+                    ours(text if isinstance(text, str) else [text], **options),
+                    theirs(*as_arguments(text), **options),
+                )
+                assert {name: tensor[0].tolist() for name, tensor in a.items()} == dict(b)
+            if theirs.pad_token is not None:
+                a, b = ours(texts, **options), theirs(texts, padding=True, return_tensors="pt", **options)
+                assert a.keys() == b.keys()
+                assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def as_arguments(text: str | tuple[str, str]) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
+
+
+def token(content: str, **fields: Any) -> dict[str, Any]:
+    """A token as the settings hold it."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"__type": "AddedToken", "content": content, **flags, "special": True, **fields}
+
+
+def special(content: str) -> dict[str, Any]:
+    return {"SpecialToken": {"id": content, "type_id": 0}}
+
+
+def template(single: list[dict[str, Any]], ids: dict[str, int]) -> dict[str, Any]:
+    """A post-processor that treats a pair like a single text."""
+    tokens = {name: {"id": name, "ids": [value], "tokens": [name]} for name, value in ids.items()}
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 0}}]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+
+
+NORMALIZER = {
+    "type": "BertNormalizer",
+    "clean_text": True,
+    "handle_chinese_chars": True,
+    "strip_accents": None,
+    "lowercase": True,
+}
+A, CLS, SEP = ({"Sequence": {"id": "A", "type_id": 0}}, special("[CLS]"), special("[SEP]"))
+PADDED = {
+    "strategy": {"Fixed": 9},
+    "direction": "Left",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "[PAD]",
+}
 
 
 # Each setting alone, and what the library's own trainer leaves out.
@@ -84,6 +138,27 @@ READ: dict[str, dict[str, Any]] = {
         "vocab.txt": vocabulary(WORDS),
         "tokenizer_config.json": {"model_input_names": ["input_ids", "attention_mask"]},
     },
+    "no segments for a generic class": {
+        "tokenizer.json": trained(),
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"},
+    },
+    "no segments for DistilBERT": {
+        "vocab.txt": vocabulary(WORDS),
+        "tokenizer_config.json": {"tokenizer_class": "DistilBertTokenizer"},
+    },
+    "white space at the end of a line": {"vocab.txt": "\r\n".join(WORDS) + " \u3000\r\n"},
+    "special tokens of the map alone": {
+        "vocab.txt": vocabulary(WORDS),
+        "special_tokens_map.json": {"mask_token": token("[MASK]", single_word=True), "image_token": "[NEW]"},
+    },
+    "a decoder replaces the other files": {
+        "tokenizer.json": trained(),
+        "tokenizer_config.json": {"added_tokens_decoder": {"24": token("[NEW]", single_word=True)}},
+        "special_tokens_map.json": {"additional_special_tokens": ["[E1]"]},
+        "added_tokens.json": {"[ent]": 40},
+    },
+    "padding to 9 tokens": {"tokenizer.json": trained(padding=PADDED)},
+    "no limit": {"vocab.txt": vocabulary(WORDS), "tokenizer_config.json": {"model_max_length": 10**30}},
     "a class that cuts alike": {
         "vocab.txt": vocabulary(WORDS),
         "tokenizer_config.json": {"tokenizer_class": "ElectraTokenizerFast"},
@@ -122,6 +197,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "split": ({"tokenizer_config.json": {"split_special_tokens": "yes"}}, "must be true or false, got 'yes'"),
     "surrogate": ({"tokenizer_config.json": '{"bos_token": "\\ud800"}'}, "half of a surrogate pair"),
     "git": ({"vocab.txt": "version https://git-lfs.github.com/spec/v1\noid sha256:ab\n"}, "git lfs pull"),
+    "a cased file and silent settings": (
+        {"tokenizer.json": trained(normalizer={**NORMALIZER, "lowercase": False})},
+        "normalizer.lowercase must be True .*, got False: set do_lower_case in tokenizer_config.json, or tokenizer",
+    ),
+    "a normalizer of its own": ({"tokenizer.json": trained(normalizer={"type": "Lowercase"})}, "got 'Lowercase'"),
+    "no pre-tokenizer": ({"tokenizer.json": trained(pre_tokenizer=None)}, "pre_tokenizer.type must be 'BertPreT"),
+    "no [SEP]": (
+        {"tokenizer.json": trained(post_processor=template([CLS, A], {"[CLS]": 2}))},
+        r"post_processor must be '\[CLS\]:0 .*, got '\[CLS\]:0 \[UNK\]:0 and .* set tokenizer_class to PreTrainedTok",
+    ),
+    "an unknown word of its own": (
+        {"tokenizer.json": trained(model={**trained()["model"], "unk_token": "x"})},
+        r"model.unk_token must be '\[UNK\]' for BERT's tokenizer class, got 'x'",
+    ),
+    "special tokens of the map": ({"special_tokens_map.json": {"cls_token": "x"}}, r"cls_token .* must be '\[CLS\]'"),
     "generic without template": (
         {"tokenizer.json": trained(post_processor=None), "tokenizer_config.json": BACKEND},
         "post_processor must say where",
@@ -136,13 +226,45 @@ def test_what_cannot_be_done_is_refused_by_name(tmp_path: Path, files: dict[str,
         BertTokenizer.from_pretrained(folder)
 
 
-def template(single: list[dict[str, Any]], special: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special}
+FRAMED = template([CLS] * 600 + [A, SEP], {"[CLS]": 2, "[SEP]": 3})
+TENFOLD = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+UNTRUSTED: dict[str, tuple[dict[str, Any], str]] = {
+    "more around a text than the model takes": (
+        {"post_processor": FRAMED},
+        "post_processor must leave room for a text, got 601 tokens around it: the model takes 512",
+    ),
+    "a normalizer that fills the memory": (
+        {"normalizer": {"type": "Sequence", "normalizers": [TENFOLD] * 8}},
+        "normalizer must make at most 100 characters of one, got 100,000,000",
+    ),
+    "a decoder that does": (
+        {"decoder": {"type": "Sequence", "decoders": [{**TENFOLD, "pattern": {"Regex": "b?"}}] * 3}},
+        "decoder must make at most 100 characters of one, got 1,331",
+    ),
+    "a step that fails on every text": (
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        "a step of this tokenizer, .*, fails on the text; the tokenizers library says: chunk size must be non-zero",
+    ),
+}
 
 
-A, CLS = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[CLS]", "type_id": 0}}
+@pytest.mark.parametrize("changes,message", UNTRUSTED.values(), ids=UNTRUSTED)
+def test_a_generic_file_that_no_text_survives(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """It is refused when it is read, with its name."""
+    folder = write(tmp_path / "a", {"tokenizer.json": trained(**changes), "tokenizer_config.json": GENERIC})
+    with pytest.raises(TokenizerError, match=rf"tokenizer\.json: {message}"):
+        BertTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content,pattern", [("'", "`"), (" ", "\u3000"), ("", "\u00ad"), ("xyz", "x")])
+def test_a_normalizer_that_replaces_characters(tmp_path: Path, content: str, pattern: str) -> None:
+    replace = {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+    folder = write(tmp_path / "a", {"tokenizer.json": trained(normalizer=replace), "tokenizer_config.json": GENERIC})
+    assert_as_transformers(folder)
+
+
 PANICS = {
-    "a token that is not listed": {"post_processor": template([CLS, A], {})},
+    "a token that is not listed": {"post_processor": template([special("[CLS]")], {})},
     "the second text in a single one": {"post_processor": template([{"Sequence": {"id": "B", "type_id": 0}}], {})},
     "pieces of no length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
 }
@@ -166,7 +288,7 @@ def test_files_that_are_too_large_or_never_end(tmp_path: Path, monkeypatch: pyte
     folder = write(tmp_path / "a", {"vocab.txt": vocabulary(WORDS)})
     with (folder / "tokenizer.json").open("wb") as sparse:
         sparse.truncate(3 << 30)
-    with pytest.raises(TokenizerError, match="must have at most 67,108,864 bytes, got 3,221,225,472"):
+    with pytest.raises(TokenizerError, match="must have at most 67,108,864 bytes: it is not a file"):
         BertTokenizer.from_pretrained(folder)
     (folder / "tokenizer.json").unlink()
     settings = folder / "tokenizer_config.json"
@@ -203,54 +325,105 @@ def test_a_line_that_occurs_twice_leaves_an_id_without_a_token(tmp_path: Path) -
         tokenizer.convert_ids_to_tokens(26)
 
 
+def test_a_length_limit_that_means_none(tmp_path: Path) -> None:
+    """transformers writes 10**30, which the library cannot cut to."""
+    files = {"vocab.txt": vocabulary(WORDS), "tokenizer_config.json": {"model_max_length": 10**30}}
+    tokenizer = BertTokenizer.from_pretrained(write(tmp_path / "a", files))
+    assert tokenizer.model_max_length == 512
+    assert tokenizer("the cat " * 600, truncation=True)["input_ids"].shape == (1, 512)
+
+
 @pytest.mark.parametrize("given", ["vocab.txt", None, 5, {}])
 def test_the_constructor_takes_a_tokenizer(given: object) -> None:
     with pytest.raises(TokenizerError, match=r"use BertTokenizer\.from_pretrained\(folder\)"):
         BertTokenizer(given)  # type: ignore[arg-type]
 
 
-SETTING = {
-    "tokenizer_class": st.sampled_from(["BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", None]),
-    "do_lower_case": st.booleans(),
-    "strip_accents": st.sampled_from([True, False, None]),
-    "tokenize_chinese_chars": st.booleans(),
-    "split_special_tokens": st.booleans(),
-    "padding_side": st.sampled_from(SIDES),
-    "truncation_side": st.sampled_from(SIDES),
-    "extra_special_tokens": st.lists(st.sampled_from(["[E1]", "[NEW]", "x"]), max_size=2),
-    "bos_token": st.sampled_from(["[CLS]", "[NEW]", None]),
+SETTINGS: dict[str, list[Any]] = {
+    "tokenizer_class": ["BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "DistilBertTokenizer", None],
+    "do_lower_case": [True, False],
+    "strip_accents": [True, False, None],
+    "tokenize_chinese_chars": [True, False],
+    "split_special_tokens": [True, False],
+    "padding_side": ["left", "right"],
+    "truncation_side": ["left", "right"],
+    "extra_special_tokens": [["[E1]"], ["[NEW]"], {"e": "[NEW]"}, []],
+    "additional_special_tokens": [["[E1]", "[NEW]"], ["the"]],
+    "bos_token": ["[NEW]", "[CLS]", token("[E1]", single_word=True)],
+    "image_token": ["<s>"],
+    "cls_token": ["[CLS]", "[MASK]"],
+    "mask_token": ["[MASK]", token("[MASK]", lstrip=True), "x"],
+    "pad_token": ["[PAD]", "x"],
+    "added_tokens_decoder": [
+        {"24": token("[NEW]", special=False, normalized=True)},
+        {"4": token("[MASK]", lstrip=True), "21": token("[E1]")},
+        {"25": token("[NEW]")},
+    ],
+    "model_input_names": [["input_ids", "attention_mask"], list(MODEL_INPUTS)],
 }
-CHANGED: dict[str, st.SearchStrategy[Any]] = {
-    "post_processor": st.none(),
-    "added_tokens": st.just([]),
-    "padding": st.just(
-        {"strategy": {"Fixed": 9}, "direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
-    ),
-    "truncation": st.just({"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0}),
+SPECIAL_MAPS = [
+    {"additional_special_tokens": ["[E1]"]},
+    {"bos_token": "[NEW]"},
+    {"cls_token": "x"},
+    {"mask_token": {"content": "[MASK]", "lstrip": True}, "additional_special_tokens": ["[NEW]"]},
+]
+CHANGES: dict[str, list[Any]] = {
+    "post_processor": [None, template([CLS, A], {"[CLS]": 2}), template([CLS, A, SEP], {"[CLS]": 2, "[SEP]": 3})],
+    "normalizer": [
+        None,
+        {**NORMALIZER, "lowercase": False},
+        {**NORMALIZER, "clean_text": False},
+        {"type": "Lowercase"},
+    ],
+    "pre_tokenizer": [None, {"type": "WhitespaceSplit"}],
+    "added_tokens": [[], [{"id": 4, **token("[MASK]", normalized=True)}, {"id": 24, **token("[NEW]", special=False)}]],
+    "padding": [PADDED],
+    "truncation": [{"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0}],
 }
 
 
-@examples(40)
+def some(choices: dict[str, list[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of the keys, each with one of its values."""
+    return st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in choices.items()})
+
+
+@examples(100)
 @given(
-    settings=st.fixed_dictionaries({}, optional=SETTING),
-    changed=st.fixed_dictionaries({}, optional=CHANGED),
-    words=st.lists(st.sampled_from([*WORDS[5:], "y"]), max_size=30),
+    settings=some(SETTINGS),
+    changes=some(CHANGES),
+    of_config=some({"tokenizer_class": SETTINGS["tokenizer_class"]}),
+    others=some({"special_tokens_map.json": SPECIAL_MAPS, "added_tokens.json": [{"[NEW]": 24}, {"[MASK]": 4}]}),
+    words=st.lists(st.sampled_from([*WORDS[5:], "y", "", "x "]), max_size=4),
     has_json=st.booleans(),
 )
-@example(settings={"tokenizer_class": "BertTokenizer"}, changed={"added_tokens": []}, words=[], has_json=True)
-def test_settings_against_each_other(
-    tmp_path_factory: pytest.TempPathFactory, settings: dict, changed: dict, words: list[str], has_json: bool
+@example({"tokenizer_class": "BertTokenizer"}, {"added_tokens": []}, {}, {}, [], True)
+def test_files_against_each_other(
+    tmp_path_factory: pytest.TempPathFactory,
+    settings: dict[str, Any],
+    changes: dict[str, Any],
+    of_config: dict[str, Any],
+    others: dict[str, Any],
+    words: list[str],
+    has_json: bool,
 ) -> None:
-    """The same ids as transformers, or an error with a name."""
-    files: dict[str, Any] = {"tokenizer_config.json": {**settings, **NAMED}}
+    """The same ids as transformers, before and after saving; or an error with a name."""
+    files = {"tokenizer_config.json": settings, "config.json": {"model_type": "bert", **of_config}, **others}
     files["vocab.txt"] = vocabulary([*WORDS, *words])
     if has_json:
-        files = {**files, "vocab.txt": vocabulary(WORDS), "tokenizer.json": trained(**changed)}
-    elif settings.get("tokenizer_class") == "PreTrainedTokenizerFast":
-        return  # transformers wants a tokenizer.json for it
+        files["tokenizer.json"] = trained(**changes)
     folder = write(tmp_path_factory.getbasetemp() / "against", files)
-    with contextlib.suppress(MinibertError):
+    try:
+        ours = BertTokenizer.from_pretrained(folder)
+    except MinibertError:
+        return
+    names = {settings.get("tokenizer_class"), of_config.get("tokenizer_class")}
+    if has_json or "PreTrainedTokenizerFast" not in names:  # for which transformers wants a tokenizer.json
         assert_as_transformers(folder)
+    ours.save_pretrained(folder / "saved")
+    again = BertTokenizer.from_pretrained(folder / "saved")
+    assert again.to_json() == ours.to_json()
+    assert again(TEXTS)["input_ids"].tolist() == ours(TEXTS)["input_ids"].tolist()
+    assert_as_transformers(folder / "saved")
 
 
 # --- long texts ------------------------------------------------------------------------------------------------------
@@ -275,6 +448,26 @@ def test_a_long_text_is_cut_before_it_is_tokenised(
     (whole,) = tokenizer._encode([text], limit)
     (ours,) = tokenizer.encode([text], limit)
     assert (ours.ids, ours.offsets, bool(ours.overflowing)) == (whole.ids, whole.offsets, bool(whole.overflowing))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<a.b.c.d.e" + "\x00" * 1000 + ".f> the end",  # the tokenizer sees one token
+        "[the end of it all" * 100,
+        "the end" * 100,
+        "\x00" * 1000 + "the end",
+        "the end of it" + "\u0301" * 1000 + " all",
+    ],
+)
+@pytest.mark.parametrize("fields", [{"normalized": True}, {"normalized": False}, {"single_word": True}])
+def test_an_added_token_that_the_cut_falls_into(tokenizer: BertTokenizer, text: str, fields: dict[str, bool]) -> None:
+    tokenizer = copy.copy(tokenizer)
+    added = ("<a.b.c.d.e.f>", "the end", "[the end of it all[the end of it all")
+    tokenizer.tokenizer.add_tokens([AddedToken(content, **fields) for content in added])
+    for limit in range(3, 9):
+        (whole,), (ours,) = tokenizer._encode([text], limit), tokenizer.encode([text], limit)
+        assert (ours.ids, ours.offsets, bool(ours.overflowing)) == (whole.ids, whole.offsets, bool(whole.overflowing))
 
 
 def test_memory_is_bounded_by_the_limit_not_by_the_text(

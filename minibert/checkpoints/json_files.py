@@ -34,6 +34,8 @@ def read_text(file: Path, error: type[MinibertError]) -> str:
         if len(content) > LARGEST:
             raise error(f"{file} must have at most {LARGEST:,} bytes: it is not a file of settings or words")
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except MinibertError:
+        raise
     except FileNotFoundError:
         raise CheckpointNotFoundError(f"{file} does not exist") from None
     except UnicodeDecodeError as problem:

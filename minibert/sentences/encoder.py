@@ -50,7 +50,8 @@ class SentenceEncoder(nn.Module):
 
     Raises:
         InputError: `model` or `tokenizer` is something else.
-        ConfigError: an invalid setting of the recipe, or a step that does not fit the size of its input.
+        ConfigError: an invalid setting of the recipe, a step that does not fit the size of its input, or a tokenizer
+            that pads on the left or puts single texts into segment 1.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SentenceEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_parts(model, tokenizer)
+        _check_inputs(tokenizer)
         self.recipe = check_recipe(recipe or Recipe())
         self.model = model
         self.tokenizer = _lower_casing(tokenizer) if self.recipe.do_lower_case else tokenizer
@@ -135,7 +137,8 @@ class SentenceEncoder(nn.Module):
         elsewhere = {"prompts": None, "default_prompt_name": None, "max_seq_length": None}  # or of no influence
         fields = {**vars(self.recipe), "final_steps": str(self.final_steps), **elsewhere}
         config = dataclasses.replace(self.model.config, dtype=None)  # the tensors say it, and a saved config repeats it
-        digest.update(f"{self.tokenizer.to_json()} {self.max_seq_length} {fields} {config}".encode())
+        unsaid = f"{self.tokenizer.truncation_side} {self.tokenizer.tokenizer.encode_special_tokens}"  # by to_json()
+        digest.update(f"{self.tokenizer.to_json()} {unsaid} {self.max_seq_length} {fields} {config}".encode())
         return digest.hexdigest()
 
     def forward(
@@ -330,15 +333,16 @@ class SentenceEncoder(nn.Module):
 
     def _prompt_tokens(self, prompt: str) -> int:
         """How many tokens at the start of every text are not pooled: [CLS] and the prompt, or none."""
-        if self.recipe.include_prompt or not prompt:
+        if not prompt:
             return 0
-        count = len(self.tokenizer.encode([prompt])[0]) - 1  # without [SEP]
-        if count >= self.max_seq_length - 1:
+        around = self.tokenizer.tokenizer.num_special_tokens_to_add(False)  # [CLS] and [SEP]
+        count = len(self.tokenizer.tokenize(prompt)) + around - 1  # without [SEP]
+        if count >= self.max_seq_length - 1 and self.tokenizer.truncation_side == "right":
             raise TextError(
                 f"the prompt has {count} tokens and max_seq_length is {self.max_seq_length}, so no text fits: "
                 "shorten the prompt"
             )
-        return count
+        return 0 if self.recipe.include_prompt else count
 
     def similarity(self, a: Tensor, b: Tensor | None = None) -> Tensor:
         """The score that the checkpoint was made for, cosine in most: (N, E), (M, E) → (N, M). `b` defaults to `a`.
@@ -459,6 +463,21 @@ def _check_parts(model: object, tokenizer: object) -> None:
     if type(model) is not BertModel or type(tokenizer) is not BertTokenizer:
         given = f"{type(model).__name__} and {type(tokenizer).__name__}"
         raise InputError(f"an encoder must be made from a BertModel and a BertTokenizer, got {given}")
+
+
+def _check_inputs(tokenizer: BertTokenizer) -> None:
+    """Raises a `ConfigError` for settings with which the vector of a text would not be that of the text alone."""
+    if tokenizer.padding_side != "right":
+        raise ConfigError(
+            f"padding_side of an encoder's tokenizer must be 'right', got {tokenizer.padding_side!r}: BERT counts "
+            "positions from the left, so each vector would change with its batch. Set tokenizer.padding_side = 'right'"
+        )
+    (encoding,) = tokenizer.encode(["a"])
+    if any(encoding.type_ids) and "token_type_ids" in tokenizer.model_input_names:
+        raise ConfigError(
+            f"post_processor of an encoder's tokenizer must put a single text into segment 0, got {encoding.type_ids}: "
+            "set model_input_names to input_ids and attention_mask if the model does not take segments"
+        )
 
 
 def _output_size(recipe: Recipe, hidden_size: int) -> int:

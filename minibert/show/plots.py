@@ -7,7 +7,6 @@ Colour-blind readers can distinguish the colours, and on a dark page a picture k
 
 import io
 import math
-import reprlib
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minibert.checks import check_integer
+from minibert.checks import check_integer, shown
 from minibert.errors import InputError, MissingPackageError
 from minibert.show.tables import visible
 
@@ -149,7 +148,7 @@ def plot_layers(lines: Mapping[str, Any], *, quantity: str = "", title: str = ""
     if not isinstance(lines, Mapping):
         raise InputError(f"lines must be a dict from labels to values, got {type(lines).__name__}")
     names = _labels("lines", list(lines), len(lines))
-    values = [_numbers(f"lines[{reprlib.repr(label)}]", line, 1) for label, line in lines.items()]
+    values = [_numbers(f"lines[{shown(label)}]", line, 1) for label, line in lines.items()]
     check_integer("first", first, 0)
     lengths = {len(line) for line in values}
     if len(lengths) != 1 or len(values) > len(COLOURS):
@@ -235,7 +234,7 @@ def _as_tensor(name: str, values: Any) -> Tensor:
         dtype = torch.float64 if isinstance(values, list | tuple) else None
         tensor = torch.as_tensor(values, dtype=dtype).detach()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{name} must be real numbers of one shape, got {reprlib.repr(values)}") from error
+        raise InputError(f"{name} must be real numbers of one shape, got {shown(values)}") from error
     if tensor.is_complex() or tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
         kind = "meta" if tensor.is_meta else f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
         raise InputError(f"{name} must be a dense tensor of real numbers, got one of {kind}: convert it first")
@@ -264,26 +263,26 @@ def _limits(values: Tensor, limits: Any) -> tuple[float, float]:
         return values.min().item(), values.max().item()
     pair = _numbers("limits", limits, 1).tolist()
     if len(pair) != 2 or pair[0] > pair[1]:
-        raise InputError(f"limits must be the smallest and the largest value, got {reprlib.repr(limits)}")
+        raise InputError(f"limits must be the smallest and the largest value, got {shown(limits)}")
     return pair[0], pair[1]
 
 
 def _labels(name: str, labels: Any, count: int) -> list[str]:
     """The labels as they are drawn, after validation."""
     if isinstance(labels, str | bytes | set | frozenset) or not isinstance(labels, Collection):
-        raise InputError(f"{name} must be a list of {count} labels, got {reprlib.repr(labels)}")
+        raise InputError(f"{name} must be a list of {count} labels, got {shown(labels)}")
     if len(labels) != count:
         raise InputError(f"{name} must be a list of {count} labels, got {len(labels)}")
     for index, label in enumerate(labels):
         if not isinstance(label, str):
-            raise InputError(f"{name}[{index}] must be a string, got {reprlib.repr(label)}: pass str(...) of it")
+            raise InputError(f"{name}[{index}] must be a string, got {shown(label)}: pass str(...) of it")
     return [visible(label) for label in labels]
 
 
 def _text(name: str, text: Any) -> str:
     """A title or the label of an axis as it is drawn; it may have several lines."""
     if not isinstance(text, str):
-        raise InputError(f"{name} must be a string, got {reprlib.repr(text)}: pass str(...) of it")
+        raise InputError(f"{name} must be a string, got {shown(text)}: pass str(...) of it")
     return "\n".join(map(visible, text.split("\n")))
 
 

@@ -194,7 +194,7 @@ def static_word_embedding(
         rows = [static_word_embedding(model, tokenizer, word, subwords) for word in _as_list("words", words)]
         return torch.stack(rows)  # N of (D) → (N, D)
     tokens = tokenizer.tokenize(words)
-    if not tokens or "[UNK]" in tokens:
+    if not tokens or tokenizer.unk_token in tokens:
         raise WordError(f"{words!r} is not in the vocabulary, nor are its subwords: its tokens are {_shown(tokens)}")
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(tokens), device=table.weight.device)
     return SUBWORDS[subwords](table(ids))  # (n) → (n, D) → (D,)
@@ -229,10 +229,10 @@ def normalised(tokenizer: BertTokenizer, text: str) -> list[tuple[str, int]]:
     White space becomes a single space, however much there is; a character that the tokenizer removes is left out. Which
     is which, its normalizer decides: some characters that Python calls white space it removes, such as a form feed.
     """
-    normalizer = tokenizer.tokenizer.normalizer
+    kept_of = {character: tokenizer.normalize(character) for character in set(text)}
     characters: list[tuple[str, int]] = []
     for position, character in enumerate(text):
-        kept = normalizer.normalize_str(character) if normalizer else character
+        kept = kept_of[character]
         # The normalizer puts spaces around each Chinese character; the text has none there.
         visible = [each for each in kept if not each.isspace()]
         if visible:
@@ -244,13 +244,12 @@ def normalised(tokenizer: BertTokenizer, text: str) -> list[tuple[str, int]]:
 
 def sentence_characters(tokenizer: BertTokenizer, sentence: str, encoding: Encoding) -> list[Character]:
     """Returns the characters of a sentence after normalisation, with their tokens in its `encoding`."""
-    tokens: list[set[int]] = [set() for _ in sentence]  # by position in the original
+    tokens: list[frozenset[int]] = [frozenset()] * len(sentence)  # by position in the original
     for index, (start, end) in enumerate(encoding.offsets):
+        this = frozenset([index])  # one object for all its characters: a sentence may be long
         for position in range(start, end):
-            tokens[position].add(index)
-    return [
-        Character(text, position, frozenset(tokens[position])) for text, position in normalised(tokenizer, sentence)
-    ]
+            tokens[position] = tokens[position] | this if tokens[position] else this
+    return [Character(text, position, tokens[position]) for text, position in normalised(tokenizer, sentence)]
 
 
 def occurrences(
@@ -322,8 +321,8 @@ def _locate_all(
             found = _locate(tokenizer, sentence, word, encodings[index])
             location = _select(found, sentence, word, chosen[index], encodings[index])
             if len(encodings[index]) > tokenizer.model_max_length:
-                (encodings[index],) = tokenizer.encode([sentence], tokenizer.model_max_length)
-            _check_readable(location, word, encodings[index])
+                location, encodings[index] = _cut(location, sentence, word, encodings[index], tokenizer)
+            _check_spelled(location, word, encodings[index], tokenizer)
         except WordError as error:
             if len(sentences) == 1:
                 raise
@@ -353,18 +352,28 @@ def _select(
     raise WordError(f"occurrence must be {allowed}, got {occurrence}: {count}. {tokens}")
 
 
-def _check_readable(location: WordLocation, word: str, encoding: Encoding) -> None:
-    """Raises a `WordError` if the model will not see the word: it is cut off, or [UNK] to the vocabulary."""
-    last, kept = location.token_indices[-1], encoding.tokens
-    if encoding.overflowing and last >= len(kept) - 1:  # the last token kept is [SEP]
+def _cut(
+    location: WordLocation, sentence: str, word: str, encoding: Encoding, tokenizer: BertTokenizer
+) -> tuple[WordLocation, Encoding]:
+    """The sentence cut to what the model takes, and where the word is in it."""
+    (kept,) = tokenizer.encode([sentence], tokenizer.model_max_length)
+    shift = len(encoding) - len(kept) if tokenizer.truncation_side == "left" else 0
+    indices = [index - shift for index in location.token_indices]
+    if indices[0] < 1 or indices[-1] >= len(kept) - 1:  # the first token kept is [CLS], the last [SEP]
         raise WordError(
-            f"{word!r} is cut off: it is at token {last}, and the model takes {len(kept)} tokens, [CLS] and [SEP] "
-            f"included: shorten the sentence. The tokens kept are: {_shown(kept)}"
+            f"{word!r} is cut off: it is at token {location.token_indices[-1]}, and the model takes {len(kept)} tokens"
+            f", [CLS] and [SEP] included: shorten the sentence. The tokens kept are: {_shown(kept.tokens)}"
         )
-    if "[UNK]" in [kept[index] for index in location.token_indices]:
+    return WordLocation(location.span, indices), kept
+
+
+def _check_spelled(location: WordLocation, word: str, encoding: Encoding, tokenizer: BertTokenizer) -> None:
+    """Raises a `WordError` if the word is [UNK] to the vocabulary, so that the model does not see it."""
+    tokens = encoding.tokens
+    if tokenizer.unk_token in [tokens[index] for index in location.token_indices]:
         raise WordError(
-            f"the vocabulary cannot spell {word!r}: the model reads [UNK], as for every unknown word. "
-            f"The tokens are: {_shown(kept)}"
+            f"the vocabulary cannot spell {word!r}: the model reads {tokenizer.unk_token}, as for every unknown word. "
+            f"The tokens are: {_shown(tokens)}"
         )
 
 

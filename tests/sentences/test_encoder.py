@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import itertools
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -385,6 +387,59 @@ def test_a_layer_by_an_integer_of_another_library(small: Path, layer: Any) -> No
     encoder = SentenceEncoder.from_pretrained(small, layer=layer)
     encoder.max_seq_length = numpy.int32(64)
     assert torch.equal(encoder.encode(SIX, batch_tokens=numpy.int64(1024)), expected)
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_a_prompt_that_leaves_no_room_for_a_text(small: Path, include_prompt: bool) -> None:
+    """All vectors would be equal, also those of texts of which the tokenizer keeps nothing."""
+    encoder = SentenceEncoder.from_pretrained(small)
+    encoder.recipe = dataclasses.replace(encoder.recipe, include_prompt=include_prompt)
+    encoder.max_seq_length = 9
+    assert encoder.encode("a", prompt="a b c d e f ").shape == (24,)
+    for text in ("a text", "\u200b"):
+        with pytest.raises(
+            TextError, match="the prompt has 8 tokens and max_seq_length is 9, so no text fits: shorten"
+        ):
+            encoder.encode(text, prompt="a b c d e f g")
+
+
+def test_a_prompt_of_which_the_tokenizer_keeps_nothing(small: Path) -> None:
+    encoder = SentenceEncoder.from_pretrained(small)
+    encoder.recipe = dataclasses.replace(encoder.recipe, include_prompt=False)
+    theirs = SentenceTransformer(modules=[Transformer(str(small)), Pooling(24, include_prompt=False)], device="cpu")
+    vectors = torch.from_numpy(theirs.encode(SIX, prompt="\u200b "))
+    assert torch.allclose(encoder.encode(SIX, prompt="\u200b "), vectors, atol=1e-5)
+
+
+def test_settings_with_which_a_text_would_not_be_encoded_alone(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    edit_json(tmp_path / "tokenizer_config.json", padding_side="left")
+    with pytest.raises(ConfigError, match="padding_side of an encoder's tokenizer must be 'right', got 'left': BERT"):
+        SentenceEncoder.from_pretrained(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", padding_side="right")
+    content = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(re.sub(r'"type_id": 0', '"type_id": 1', content))
+    with pytest.raises(ConfigError, match=r"must put a single text into segment 0, got \[1, 1, 1\]: set model_input"):
+        SentenceEncoder.from_pretrained(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    vectors = torch.from_numpy(SentenceTransformer(str(tmp_path), device="cpu").encode(SIX))
+    assert torch.allclose(SentenceEncoder.from_pretrained(tmp_path).encode(SIX), vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"truncation_side": "left"}, {"split_special_tokens": True}])
+def test_the_fingerprint_is_also_of_what_tokenizer_json_does_not_say(
+    small: Path, tmp_path: Path, setting: dict[str, object]
+) -> None:
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    before = SentenceEncoder.from_pretrained(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", **setting)
+    after = SentenceEncoder.from_pretrained(tmp_path)
+    text = "a [SEP] " * 300 + "end"
+    with pytest.warns(TruncationWarning):
+        assert not torch.equal(before.encode(text), after.encode(text))
+    assert before.fingerprint() != after.fingerprint()
+    after.save_pretrained(tmp_path / "again")
+    assert SentenceEncoder.from_pretrained(tmp_path / "again").fingerprint() == after.fingerprint()
 
 
 @pytest.mark.parametrize("layer", [0, 7, -7, 1.5, True])

@@ -246,9 +246,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[MinibertError], str]] =
         "model_type is 'SparseEncoder', and only 'SentenceTransformer' is supported",
     ),
     "different special tokens": (
-        lambda folder: edit_json(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer", cls_token="[MASK]"),
+        lambda folder: edit_json(
+            folder / "tokenizer_config.json", tokenizer_class="BertTokenizer", do_lower_case=False, cls_token="[MASK]"
+        ),
         TokenizerError,
-        r"cls_token in tokenizer_config.json must be '\[CLS\]', got '\[MASK\]'",
+        r"cls_token in the tokenizer's settings must be '\[CLS\]', got '\[MASK\]'",
     ),
     "a weighted mean without the prompt": (
         lambda folder: edit_json(folder / "1_Pooling/config.json", pooling_mode="weightedmean", include_prompt=False),

@@ -1,3 +1,6 @@
+import contextlib
+import copy
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +13,16 @@ from real_data import read_vocabulary
 from support.examples import examples
 
 from minibert import BertConfig, BertForMaskedLM, BertModel, BertTokenizer, combine_layers, embed_word
-from minibert.errors import DoubledTokensWarning, InputError, PoolingError, TextError, TextTypeError, WordError
-from minibert.vectors.words import embed_words, find_word, layer_similarity, static_word_embedding
+from minibert.errors import (
+    DoubledTokensWarning,
+    InputError,
+    MinibertError,
+    PoolingError,
+    TextError,
+    TextTypeError,
+    WordError,
+)
+from minibert.vectors.words import SPACELESS, embed_words, find_word, layer_similarity, static_word_embedding
 
 SOUP = "There was a fly drinking from my soup"
 JUICE = "There is a fly swimming in my juice"
@@ -318,12 +329,61 @@ def test_white_space_is_what_the_tokenizer_takes_for_it(tokenizer: BertTokenizer
     assert len(find_word(tokenizer, sentence, "next")) == len(find_word(tokenizer, sentence, "page")) == 1
 
 
+BETWEEN = st.text(
+    st.one_of(st.sampled_from(" \t\n\x00\x0c\x1c\x85\u00ad\u0301\u200b\u2028\ufeff-.'_1"), st.characters())
+)
+
+
+@examples(200)
+@given(before=BETWEEN, between=BETWEEN, after=BETWEEN)
+def test_a_word_is_found_where_the_tokenizer_makes_it_one(
+    tokenizer: BertTokenizer, theirs: transformers.PreTrainedTokenizerBase, before: str, between: str, after: str
+) -> None:
+    """As often as there are words that spell it; whatever stands around it."""
+    sentence = f"{before}page{between}next{after}"
+    assume(not any(unicodedata.name(each, "").startswith(SPACELESS) for each in sentence))
+    encoded = theirs(sentence)
+    words: dict[int, str] = {}
+    for token, word in zip(encoded.tokens(), encoded.word_ids(), strict=True):
+        if word is not None:
+            words[word] = words.get(word, "") + token.removeprefix("##")
+    for wanted in ("page", "next"):
+        found = find_word(tokenizer, sentence, wanted)
+        assert len(found) == list(words.values()).count(wanted)
+        for location in found:
+            assert [encoded.tokens()[index] for index in location.token_indices] == [wanted]
+
+
 @examples(100)
-@given(between=st.text(max_size=3))
-def test_any_characters_between_two_words(tokenizer: BertTokenizer, between: str) -> None:
-    """A word is found if and only if its tokens are those of the word alone."""
-    assume(not any("\ud800" <= character <= "\udfff" for character in between))
-    sentence = f"page{between}next"
-    for place in find_word(tokenizer, sentence, "next"):
-        tokens = tokenizer(sentence).tokens()
-        assert [tokens[index] for index in place.token_indices] == ["next"]
+@given(sentence=st.text(max_size=30), word=st.text(max_size=3), occurrence=st.sampled_from([None, 0, 1, -1]))
+def test_any_sentence_and_any_word(model, tokenizer, sentence: str, word: str, occurrence: int | None) -> None:
+    """The vector of tokens that are there, or an error of ours."""
+    with contextlib.suppress(MinibertError):
+        found = embed_word(model, tokenizer, sentence, word, occurrence)
+        assert found.tokens == [tokenizer(sentence).tokens()[index] for index in found.token_indices]
+        assert found.vector.shape == (384,)
+
+
+def test_a_sentence_that_is_cut_at_its_start(model: BertModel, tokenizer: BertTokenizer) -> None:
+    """The word's tokens are counted in what the model reads."""
+    options = {**tokenizer._options(), "model_max_length": 12, "truncation_side": "left"}
+    left = BertTokenizer(copy.copy(tokenizer).tokenizer, **options)
+    sentence = "one " * 20 + "fly over two roofs"
+    found = embed_word(model, left, sentence, "fly")
+    inputs = left(sentence, truncation=True)
+    assert inputs.tokens()[found.token_indices[0]] == "fly" == sentence[slice(*found.span)]
+    hidden = model(**inputs).last_hidden_state[0]
+    assert torch.allclose(found.vector, hidden[found.token_indices].mean(dim=0), atol=1e-6)
+    with pytest.raises(WordError, match="'two' is cut off: it is at token 1, and the model takes 12 tokens"):
+        embed_word(model, left, "two " + "one " * 20, "two")
+
+
+def test_an_unknown_word_that_has_another_name(model: BertModel, tokenizer: BertTokenizer) -> None:
+    """A generic tokenizer.json may call it differently."""
+    renamed = copy.copy(tokenizer)
+    renamed.tokenizer.model.unk_token = "unused"
+    assert renamed.convert_tokens_to_ids("unused")
+    with pytest.raises(WordError, match="the model reads unused, as for every unknown word"):
+        embed_word(model, renamed, "a \U0001fa77 flew", "\U0001fa77")
+    with pytest.raises(WordError, match="is not in the vocabulary"):
+        static_word_embedding(model, renamed, "\U0001fa77")
