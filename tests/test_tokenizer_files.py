@@ -300,9 +300,9 @@ def test_files_that_are_too_large_or_never_end(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(TokenizerError, match="must be a regular file"):
         BertTokenizer.from_pretrained(folder)
     settings.unlink()
-    monkeypatch.setattr(json_files, "MOST_OBJECTS", 100)
+    monkeypatch.setattr(json_files, "MOST_VALUES", 100)
     settings.write_text('{"a": [' + "{}," * 100 + "{}]}")
-    with pytest.raises(TokenizerError, match="holds more than 100 lists and objects"):
+    with pytest.raises(TokenizerError, match="must hold at most 100 values"):
         BertTokenizer.from_pretrained(folder)
 
 
