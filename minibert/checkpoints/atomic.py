@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -48,7 +48,7 @@ def write_atomically(folder: str | os.PathLike[str], owns: Sequence[str]) -> Ite
             have are removed; other files in the folder are never touched.
 
     Raises:
-        StoreError: the folder cannot be written to.
+        StoreError: the folder cannot be written to, or something in it is in the way of a file.
     """
     try:
         folder = Path(folder).expanduser()
@@ -56,19 +56,16 @@ def write_atomically(folder: str | os.PathLike[str], owns: Sequence[str]) -> Ite
         raise StoreError(f"folder must be the path of a folder, got {shown(folder)} ({error})") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        incoming = Path(tempfile.mkdtemp(dir=folder, prefix=INCOMING))
-        try:
-            with _locked(incoming / WRITER):
-                yield incoming
-                _make_ready(incoming)
-                with _locked(folder):
-                    _finish(folder)  # an older save, if it was interrupted
-                    _list_removed(incoming, folder, owns)
-                    incoming.rename(folder / SAVED)
-                    _finish(folder)
-                    _remove_litter(folder)
-        finally:
-            shutil.rmtree(incoming, ignore_errors=True)
+        with _new_folder(folder) as incoming:
+            yield incoming
+            _make_ready(incoming)
+            with _locked(folder):
+                _finish(folder)  # an older save, if it was interrupted
+                _make_room(incoming, folder)
+                _list_removed(incoming, folder, owns)
+                incoming.rename(folder / SAVED)
+                _finish(folder)
+                _remove_litter(folder)
     except MinibertError:
         raise
     except (OSError, SafetensorError) as error:
@@ -86,6 +83,8 @@ def finish_save(folder: Path) -> None:
     try:
         with _locked(folder):
             _finish(folder)
+    except MinibertError:
+        raise
     except OSError as error:
         raise StoreError(
             f"{folder / SAVED} holds a save that was interrupted, and cannot be finished ({error}): make the folder "
@@ -96,12 +95,26 @@ def finish_save(folder: Path) -> None:
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Inside the block, no save changes the files of a folder; an interrupted one is finished first."""
-    finish_save(folder)
     if not os.access(folder, os.R_OK):  # whoever reads its files says so
         yield
         return
-    with _locked(folder, shared=True):
-        yield
+    while True:
+        finish_save(folder)
+        with _locked(folder, shared=True):
+            if not (folder / SAVED).is_dir():  # else a save was killed while we waited for the lock
+                yield
+                return
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Gives a new folder in another, for the files of a save; afterwards it is removed, if it was not renamed."""
+    with ExitStack() as stack:
+        with _locked(folder):  # so that another save does not take it for litter before its writer has locked it
+            incoming = Path(tempfile.mkdtemp(dir=folder, prefix=INCOMING))
+            stack.callback(shutil.rmtree, incoming, ignore_errors=True)
+            stack.enter_context(_locked(incoming / WRITER))
+        yield incoming
 
 
 def _make_ready(incoming: Path) -> None:
@@ -112,10 +125,26 @@ def _make_ready(incoming: Path) -> None:
         _flush_to_disk(incoming / file)
 
 
+def _make_room(incoming: Path, folder: Path) -> None:
+    """Makes the subfolders that the files of a save need; raises a `StoreError` if a file cannot move to its place."""
+    for file in _files(incoming):
+        if _is_elsewhere(file, folder):
+            raise StoreError(f"{folder / file.parent} must be a folder, got a link: remove the link, or save elsewhere")
+        if (folder / file).is_dir():
+            raise StoreError(f"{folder / file} must be a file, got a folder: move it away, or save elsewhere")
+    for file in _files(incoming):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_elsewhere(file: Path, folder: Path) -> bool:
+    """Whether a link leads out of a folder to a file in one of its subfolders."""
+    return any((folder / above).is_symlink() for above in file.parents if above != Path())
+
+
 def _list_removed(incoming: Path, folder: Path, owns: Iterable[str]) -> None:
     """Writes down which files of an older save have no successor."""
     older = {file.relative_to(folder) for pattern in owns for file in folder.glob(pattern) if file.is_file()}
-    removed = sorted(map(str, older - set(_files(incoming))))
+    removed = sorted(str(file) for file in older - set(_files(incoming)) if not _is_elsewhere(file, folder))
     (incoming / REMOVED).write_text(json.dumps(removed), encoding="utf-8")
     _flush_to_disk(incoming / REMOVED)
 
@@ -123,14 +152,16 @@ def _list_removed(incoming: Path, folder: Path, owns: Iterable[str]) -> None:
 def _finish(folder: Path) -> None:
     """Moves what is in `.saved` into place. It can be interrupted at any step, and then does the rest."""
     saved = folder / SAVED
-    if not saved.is_dir() or saved.is_symlink():
+    if not saved.is_dir():
         return
+    if saved.is_symlink():
+        raise StoreError(f"{saved} must be a folder that a save has made, got a link: remove it")
+    _make_room(saved, folder)
     for file in _files(saved):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (saved / file).replace(folder / file)
     with suppress(CheckpointNotFoundError):  # removed in the last step of an earlier attempt
         for name in read_strings(saved / REMOVED, StoreError):
-            if Path(name).is_absolute() or ".." in Path(name).parts:
+            if Path(name).is_absolute() or ".." in Path(name).parts or _is_elsewhere(Path(name), folder):
                 raise StoreError(f"{saved} is not of minibert, for it names the file {shown(name)}: remove it")
             (folder / name).unlink(missing_ok=True)
             with suppress(OSError):  # a subfolder may hold other files

@@ -3,13 +3,16 @@ import errno
 import json
 import os
 import stat
+import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.crashes import crash_points, forks, needs_fork
 
+from minibert.checkpoints import atomic
 from minibert.checkpoints.atomic import (
     REMOVED,
     SAVED,
@@ -104,6 +107,108 @@ def test_a_save_that_cannot_be_finished(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(StoreError, match=r"holds a save that was interrupted, and cannot be finished .*: make the"):
         finish_save(tmp_path)
+
+
+@pytest.mark.parametrize("lists", [[], ["elsewhere/precious"]])
+def test_a_foreign_save_that_leads_out_of_its_folder(tmp_path: Path, lists: list[str]) -> None:
+    """A folder from somebody else may hold anything: no link in it is followed to write or to remove a file."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/precious").write_text("mine")
+    (tmp_path / "x" / SAVED / "elsewhere").mkdir(parents=True)
+    (tmp_path / "x/elsewhere").symlink_to(tmp_path / "home")
+    if not lists:
+        (tmp_path / "x" / SAVED / "elsewhere/precious").write_text("theirs")
+    (tmp_path / "x" / SAVED / REMOVED).write_text(json.dumps(lists))
+    with pytest.raises(StoreError, match=r"elsewhere must be a folder, got a link|is not of minibert"):
+        finish_save(tmp_path / "x")
+    assert contents(tmp_path / "home") == {"precious": "mine"}
+
+
+def test_a_foreign_save_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/precious").write_text("mine")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / SAVED).symlink_to(tmp_path / "home")
+    with (
+        pytest.raises(StoreError, match=r"\.saved must be a folder that a save has made, got a link"),
+        reading(tmp_path / "x"),
+    ):
+        pass
+    assert contents(tmp_path / "home") == {"precious": "mine"}
+
+
+def test_a_save_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/c").write_text("mine")
+    (tmp_path / "x").mkdir()
+    for name in ("1_x", "2_y"):
+        (tmp_path / "x" / name).symlink_to(tmp_path / "home")
+    save(tmp_path / "x", {"a": "new"})
+    assert contents(tmp_path / "home") == {"c": "mine"}
+    with pytest.raises(StoreError, match=r"2_y must be a folder, got a link: remove the link, or save elsewhere"):
+        save(tmp_path / "x", NEW)
+    assert contents(tmp_path / "home") == {"c": "mine"}
+    assert (tmp_path / "x/a").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda folder: (folder / "b").mkdir(), "b must be a file, got a folder: move it away, or save elsewhere"),
+        (lambda folder: (folder / "2_y").write_text("mine"), "File exists: .*2_y"),
+    ],
+)
+def test_what_is_in_the_way_is_seen_before_anything_moves(
+    tmp_path: Path, make: Callable[[Path], None], said: str
+) -> None:
+    save(tmp_path, {"a": "old"})
+    make(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(StoreError, match=said):
+        save(tmp_path, NEW)
+    assert contents(tmp_path) == before
+    with reading(tmp_path):
+        assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_save_that_is_killed_while_a_reader_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then `.saved` appears after the reader looked for it."""
+    save(tmp_path, OLD)
+    locked, waited = atomic._locked, []
+
+    def locked_after_the_writer(path: Path, **options: Any) -> Any:
+        if options.get("shared") and not waited:
+            waited.append(path)
+            (tmp_path / SAVED).mkdir()
+            (tmp_path / SAVED / "a").write_text("new a")
+        return locked(path, **options)
+
+    monkeypatch.setattr(atomic, "_locked", locked_after_the_writer)
+    with reading(tmp_path):
+        assert (tmp_path / "a").read_text() == "new a"
+        assert not (tmp_path / SAVED).exists()
+    assert waited
+
+
+@needs_fork  # so that there are locks
+def test_no_save_takes_the_folder_of_another_for_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a new folder has a lock of its own, the one that it is in is locked."""
+    mkdtemp, made = tempfile.mkdtemp, []
+
+    def make_while_locked(**options: Any) -> str:
+        with pytest.raises(BlockingIOError), atomic._locked(tmp_path, wait=False):
+            pass
+        made.append(mkdtemp(**options))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_while_locked)
+    with write_atomically(tmp_path, owns=["a"]) as incoming:
+        assert str(incoming) in made
+        with pytest.raises(BlockingIOError), atomic._locked(incoming / atomic.WRITER, wait=False):
+            pass
+        save(tmp_path, {"b": "of another save"})
+        (incoming / "a").write_text("a")
+    assert contents(tmp_path) == {"a": "a", "b": "of another save"}
 
 
 def test_saves_at_once_and_readers_between_them(tmp_path: Path) -> None:
