@@ -40,6 +40,13 @@ SENTENCE_ENCODER = (
     f"[0-9]_*/{SAFETENSORS}",
     f"[0-9]_*/{PICKLE}",
 )
-# What a save of each kind may have, so that a later one knows which of its files are an older save's.
-MODEL = (CONFIG, SAFETENSORS, f"{SAFETENSORS}.index.json")
+# What a save of each kind replaces: the files of an older save that the new one lacks are removed. Here the names are
+# exact, unlike the patterns above, so that no file of the user's is among them.
+_SHARD = f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors"
+SAVED_MODEL = (CONFIG, SAFETENSORS, f"{SAFETENSORS}.index.json", _SHARD)
+SAVED_RECIPE = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+SAVED_STEPS = (
+    *(f"[0-9]_{kind}/{name}" for kind in ("Pooling", "Dense", "Normalize") for name in (CONFIG, SAFETENSORS, PICKLE)),
+    *(f"0_Transformer/{name}" for name in (*SAVED_MODEL, PICKLE, *TOKENIZER, *SAVED_RECIPE)),
+)
 ALL = (CONFIG, OLD_CONFIG, *WEIGHTS_PATTERNS, *TOKENIZER, *SENTENCE_ENCODER)

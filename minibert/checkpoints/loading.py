@@ -150,7 +150,7 @@ class Pretrained(nn.Module):
         dtype = _dtype_name(next(iter(tensors.values())))
         fields = {**self.config.to_dict(), "architectures": [type(self).__name__], "dtype": dtype}
         text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-        with write_atomically(folder, owns=layout.MODEL) as incoming:
+        with write_atomically(folder, owns=layout.SAVED_MODEL) as incoming:
             save_file(tensors, incoming / layout.SAFETENSORS, metadata={"format": "pt"})
             (incoming / layout.CONFIG).write_text(text, encoding="utf-8")
 

@@ -1,12 +1,11 @@
 """Which checkpoints are there, and what is in one? The commands `download`, `list`, `info` and `convert`."""
 
-import shutil
 from pathlib import Path
 
 import click
 
 from minibert.checkpoints import layout, store
-from minibert.checkpoints.atomic import write_atomically
+from minibert.checkpoints.atomic import reading, write_atomically
 from minibert.cli.options import name_argument
 from minibert.show import table
 
@@ -87,7 +86,8 @@ def convert(name: str, folder: str) -> None:
     """Rewrite a checkpoint as safetensors with the usual names.
 
     NAME is a checkpoint's name, or the path of its folder; any naming scheme that minibert reads will do. The weights,
-    heads included, the config and the tokenizer's files are written to FOLDER.
+    heads included, the config and the tokenizer's files are written to FOLDER, where they replace those of another
+    checkpoint in one step.
 
     \b
     Example:
@@ -96,10 +96,11 @@ def convert(name: str, folder: str) -> None:
     from minibert.heads import model_class
 
     source = store.resolve(name)
-    model = model_class(source).from_pretrained(source)
-    with write_atomically(folder, owns=(*layout.MODEL, *layout.TOKENIZER)) as incoming:
+    with reading(source):
+        model = model_class(source).from_pretrained(source)
+        tokenizer = {file: (source / file).read_bytes() for file in layout.TOKENIZER if (source / file).is_file()}
+    with write_atomically(folder, owns=(*layout.SAVED_MODEL, *layout.TOKENIZER)) as incoming:
         model.save_pretrained(incoming)
-        for file in layout.TOKENIZER:
-            if (source / file).is_file():
-                shutil.copyfile(source / file, incoming / file)
+        for file, content in tokenizer.items():
+            (incoming / file).write_bytes(content)
     click.echo(f"{model.load_report}\nwritten to {folder}")

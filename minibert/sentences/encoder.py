@@ -413,7 +413,7 @@ class SentenceEncoder(nn.Module):
             StoreError: the folder cannot be written.
         """
         recipe = dataclasses.replace(self.recipe, max_seq_length=self.max_seq_length)
-        owns = (*layout.MODEL, *layout.TOKENIZER, *layout.SENTENCE_ENCODER)
+        owns = (*layout.SAVED_MODEL, *layout.TOKENIZER, *layout.SAVED_RECIPE, *layout.SAVED_STEPS)
         with write_atomically(folder, owns) as incoming:
             self.model.save_pretrained(incoming)
             self.tokenizer.save_pretrained(incoming)

@@ -1,18 +1,21 @@
 """Whatever is saved, a crash at any step leaves what was there before or what is new, and both load."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from click import ClickException
 from support.crashes import crash_points, forks, needs_fork
 from support.texts import SIX
 from torch import Tensor
 
 from minibert import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer, SentenceEncoder
 from minibert.cli import main
+from minibert.errors import CheckpointNotFoundError, StoreError
 from minibert.sentences.recipe import Dense, Recipe
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fish", "a", "meal", "##s"]
@@ -139,3 +142,96 @@ def test_tokens_of_an_older_save_are_gone(tmp_path: Path, tokenizer: BertTokeniz
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<old>": len(WORDS)}))
     tokenizer.save_pretrained(tmp_path)
     assert len(BertTokenizer.from_pretrained(tmp_path)) == len(tokenizer)
+
+
+USERS_FILES = (
+    "1_experiment/results.json",
+    "2_runs/model.safetensors",
+    "3_words/vocab.txt",
+    "1_Dense/notes.txt",
+    "model-best.safetensors",
+    "sentence_pairs_config.json",
+    "pytorch_model.bin",
+)
+OLDER = (
+    "0_Transformer/model.safetensors",
+    "0_Transformer/vocab.txt",
+    "1_Dense/config.json",
+    "3_Normalize/config.json",
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "added_tokens.json",
+    "vocab.txt",
+)
+
+
+@pytest.mark.parametrize(
+    "kind, gone", [("encoder", OLDER), ("model", OLDER[4:6]), ("tokenizer", OLDER[6:])], ids=lambda value: str(value)
+)
+def test_files_of_an_older_save_go_and_no_others(
+    tmp_path: Path, tokenizer: BertTokenizer, kind: str, gone: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "x"
+    for name in (*USERS_FILES, *OLDER):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    whole = encoder(tokenizer, 0)
+    {"encoder": whole, "model": whole.model, "tokenizer": tokenizer}[kind].save_pretrained(folder)
+    assert [name for name in (*USERS_FILES, *OLDER) if not (folder / name).exists()] == list(gone)
+
+
+@needs_fork
+@forks
+@pytest.mark.parametrize("kind", ["model", "tokenizer", "encoder", "convert"])
+def test_a_disk_without_room_for_one_of_the_files(tmp_path: Path, tokenizer: BertTokenizer, kind: str) -> None:
+    """The system's own limit on the size of a file, at each size."""
+    resource = pytest.importorskip("resource")
+    folder, source = tmp_path / "x", tmp_path / "source"
+    encoder(tokenizer, 0, pooling=("cls",)).save_pretrained(folder)
+    new = encoder(tokenizer, 1, max_seq_length=7)
+    new.save_pretrained(source)
+    (source / "vocab.txt").write_text("\n".join(WORDS * 500))
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    save: dict[str, Callable[[], object]] = {
+        "model": lambda: new.model.save_pretrained(folder),
+        "tokenizer": lambda: tokenizer.save_pretrained(folder),
+        "encoder": lambda: new.save_pretrained(folder),
+        "convert": lambda: main(["convert", str(source), str(folder)], standalone_mode=False),
+    }
+    sizes = {file.stat().st_size for file in source.iterdir() if file.is_file()}
+    codes = []
+    for limit in sorted({size + change for size in sizes for change in (-1, 0)} | {1, 10**6}):
+        child = os.fork()
+        if child == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            try:
+                save[kind]()
+            except (StoreError, ClickException):
+                os._exit(1)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        if codes[-1] == 0:
+            break
+        assert codes[-1] == 1
+        assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert len(codes) > 3
+    assert codes[-1] == 0
+
+
+def test_converting_a_checkpoint_in_its_own_folder(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    first = model(3)
+    first.save_pretrained(tmp_path)
+    shutil.copyfile(tmp_path / "words/vocab.txt", tmp_path / "vocab.txt")
+    main(["convert", str(tmp_path), str(tmp_path)], standalone_mode=False)
+    again = BertModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.state_dict().items())
+    assert BertTokenizer.from_pretrained(tmp_path).to_json() == tokenizer.to_json()
+
+
+def test_converting_a_checkpoint_without_a_tokenizer_over_one_with(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    """The words of another checkpoint are not left beside its weights."""
+    model(3).save_pretrained(tmp_path / "source")
+    encoder(tokenizer, 0).save_pretrained(tmp_path / "x")
+    main(["convert", str(tmp_path / "source"), str(tmp_path / "x")], standalone_mode=False)
+    with pytest.raises(CheckpointNotFoundError, match=r"neither tokenizer\.json nor vocab\.txt"):
+        BertTokenizer.from_pretrained(tmp_path / "x")
