@@ -136,7 +136,7 @@ class Case:
             said = _what_was_raised(error, self._code, tuple(self.inputs))
             raise NotRunnableError(f"{who} fails: {said}.") from error
         for name, value in values.items():
-            complaint = not_plain(value) or ("" if value.dtype in DTYPES else f"numbers of {value.dtype}")
+            complaint = unusable(value)
             if complaint:
                 raise NotRunnableError(f"{name} is {complaint}: return a dense tensor of floating-point numbers.")
         return {name: value.detach() for name, value in values.items()}
@@ -206,7 +206,7 @@ def outputs(out: Any, inputs: Inputs, replaced: Mapping[str, Any] | None = None)
     values |= {name: value for name, value in fields.items() if isinstance(value, Tensor) and isinstance(name, str)}
     last = values.get("last_hidden_state", states[-1] if states else None)
     # The functions below need (B, S, D); anything else is told apart as a difference in shape.
-    if last is None or not_plain(last) or last.shape[:-1] != inputs["input_ids"].shape or not last.numel():
+    if last is None or unusable(last) or last.shape[:-1] != inputs["input_ids"].shape or not last.numel():
         return values
     for name, part in PARTS.items():
         if part.call is None:
@@ -335,6 +335,11 @@ def not_plain(value: Any) -> str:
     if value.is_quantized:
         return "a quantized tensor, not one of floating-point numbers"
     return ""
+
+
+def unusable(value: Any) -> str:
+    """The same for a whole model's value, which may be of any floating-point dtype that PyTorch computes in."""
+    return not_plain(value) or ("" if value.dtype in DTYPES else f"numbers of {value.dtype}")
 
 
 def _what_was_raised(error: BaseException, function: Function, parameters: tuple[str, ...]) -> str:

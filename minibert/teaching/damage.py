@@ -40,14 +40,16 @@ def undone(model: nn.Module, untouched: nn.Module) -> Iterator[list[str]]:
     functions = [(owner, dict(vars(owner))) for owner in _owners()]
     modules = [(name, module, _copied(vars(module))) for name, module in model.named_modules()]
     tensors = {name: (tensor, tensor.data) for name, tensor in _tensors(model).items()}
-    dtype = torch.get_default_dtype()
+    get_dtype, set_dtype = torch.get_default_dtype, torch.set_default_dtype
+    dtype = get_dtype()
     try:
         yield changed
-    finally:  # the functions first: the rest is compared with them
-        changed += [name for owner, before in functions for name in _restore_functions(owner, before)]
-        if torch.get_default_dtype() != dtype:
-            torch.set_default_dtype(dtype)
+    finally:
+        if get_dtype() != dtype:  # before the functions: setting it also replaces torch.Storage
+            set_dtype(dtype)
             changed.append("the default dtype of PyTorch")
+        # Before what follows, which compares with these functions.
+        changed += [name for owner, before in functions for name in _restore_functions(owner, before)]
         changed += [f"the module {name or 'self'}" for name, *state in modules if _restore_module(*state)]
         expected = _tensors(untouched)
         changed += [_weights(name) for name, state in tensors.items() if _restore_tensor(*state, expected[name])]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.models import SIZES, hooks, random_model, subject
 from torch import Tensor
 
@@ -177,7 +178,7 @@ def test_on_a_real_checkpoint(checkpoint: Path) -> None:
             assert diagnose(student, reference, inputs).bugs == (name,)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     heads=st.integers(1, 4),
     width=st.sampled_from([2, 3, 8]),
