@@ -1,5 +1,6 @@
 """Every stub says what to do, every solution passes, and typical wrong answers are told what is wrong with them."""
 
+import errno
 import inspect
 import re
 from pathlib import Path
@@ -402,6 +403,23 @@ def test_a_file_that_is_there_stays(here: Path) -> None:
     assert "gelu.py is there already, and stays as it is" in run("start", "gelu").output
     assert Path("gelu.py").read_text(encoding="utf-8") == "mine"
     assert "begun  gelu" in run("list").output
+
+
+def test_a_full_disk_leaves_no_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def half(file: Path, text: str, **options: str) -> None:
+        write_text(file, text[: len(text) // 2], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    started = run("start", "gelu")
+    assert started.exit_code == 1
+    assert "gelu.py cannot be written: No space left on device: make room" in started.output
+    assert list(here.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert run("start", "gelu").exit_code == 0
 
 
 @pytest.mark.parametrize(
