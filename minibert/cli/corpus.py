@@ -6,13 +6,15 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from minibert.cli.options import model_option
+from minibert.errors import TextError
 from minibert.show import table
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def embed(
         encoder.to(device).encode("a fly")
     except (RuntimeError, AssertionError) as error:
         raise click.ClickException(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from None
-    with open_lines(corpus) as texts, line_numbers(corpus):
+    with open_lines(corpus) as texts, texts_named(line_of(corpus)):
         count = sentences.embed(
             encoder, texts, output, resume=resume, prompt_name=prompt_name, batch_tokens=batch_tokens
         )
@@ -109,13 +111,14 @@ def search(corpus: str, queries: tuple[str, ...], top_k: int, vectors: str | Non
         texts = list(lines)
     if not texts:
         raise click.ClickException(f"{corpus} is empty: there is nothing to search in")
-    searched: list[str] | Tensor = texts
     if vectors:
         searched, encoder = read_embedded(vectors, corpus, texts, name)
     else:
         encoder = SentenceEncoder.from_pretrained(name)
+        with texts_named(line_of(corpus)):
+            searched = encoder.encode(texts, prompt=encoder.corpus_prompt())
     tables = []
-    with line_numbers(corpus):
+    with texts_named(lambda index: f"query {index + 1}"):
         found = encoder.search(queries, searched, top_k, corpus_prompt=encoder.corpus_prompt())
     for query, hits in zip(queries, found, strict=True):
         rows = [[f"{hit.score:.4f}", str(hit.corpus_id + 1), texts[hit.corpus_id]] for hit in hits]
@@ -149,17 +152,26 @@ def read_embedded(file: str, corpus: str, texts: list[str], name: str) -> tuple[
 
 
 @contextlib.contextmanager
-def line_numbers(file: str) -> Iterator[None]:
-    """Names texts in messages by their line, counted from 1, not by their index."""
-    from minibert.errors import TextError
+def texts_named(name: Callable[[int], str]) -> Iterator[None]:
+    """Names texts in errors and warnings as the user knows them: `name` has their index in the package's messages."""
 
-    def line(match: re.Match[str]) -> str:
-        return f"line {int(match[1]) + 1:,} of {'standard input' if file == '-' else file}"
+    def named(message: object) -> str:
+        return re.sub(r"^text (\d+)", lambda match: name(int(match[1])), str(message))
 
+    show = warnings.showwarning
+    warnings.showwarning = lambda message, *where: show(named(message), *where)
     try:
         yield
     except TextError as error:
-        raise click.ClickException(re.sub(r"^text (\d+)", line, str(error))) from None
+        raise click.ClickException(named(error)) from None
+    finally:
+        warnings.showwarning = show
+
+
+def line_of(file: str) -> Callable[[int], str]:
+    """The name of a text in a file: its line, counted from 1."""
+    where = "standard input" if file == "-" else file
+    return lambda index: f"line {index + 1:,} of {where}"
 
 
 @contextlib.contextmanager
@@ -167,8 +179,7 @@ def open_lines(file: str) -> Iterator[Iterator[str]]:
     """The texts in a file, one per line; "-" is standard input."""
     from minibert.sentences.corpus import read_lines
 
-    extensions = NOT_LINES & {extension.lower() for extension in Path(file).suffixes}
-    if extensions:
+    if Path(file).suffix.lower() in NOT_LINES:
         raise click.UsageError(
             f"FILE must hold one text per line, got {file!r}, whose lines are not the texts: write the texts into a "
             "file of their own, or pipe them in as '-'"
@@ -178,5 +189,10 @@ def open_lines(file: str) -> Iterator[Iterator[str]]:
             raise click.UsageError("standard input is closed: give a file")
         yield read_lines(sys.stdin.buffer, "standard input")
         return
-    with Path(file).open("rb") as stream:
+    try:
+        stream = Path(file).open("rb")  # noqa: SIM115 (an error of what is done with the lines is another)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise click.ClickException(f"{file!r} cannot be read: {reason}") from None
+    with stream:
         yield read_lines(stream, file)

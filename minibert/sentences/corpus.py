@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,18 +70,24 @@ def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
 
 def _text_of(line: bytes, which: str) -> str:
     """The text in a line; an `EmbedError` if it is none. Whether the tokenizer keeps anything of it, it says itself."""
-    kind = next((kind for start, kind in OTHER_FILES.items() if line.startswith(start)), None)
-    if kind:
-        raise EmbedError(f"{which} is {kind}, not a text: convert the file to UTF-8 text, one text per line")
     try:
         text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise EmbedError(f"{which} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        problem = _kind_of(line) or f"not UTF-8 text ({error.reason} at byte {error.start})"
+        raise EmbedError(f"{which} is {problem}: convert the file to UTF-8 text, one text per line") from None
+    if "\0" in text:
+        problem = _kind_of(line) or f"not text (a null character at {text.index(chr(0))})"
+        raise EmbedError(f"{which} is {problem}: convert the file to UTF-8 text, one text per line")
     if not text.strip():
         raise EmbedError(f"{which} is blank, but every line must be a text: remove it")
     if "\r" in text:
         raise EmbedError(f"{which} holds a carriage return: convert the line ends, as with tr '\\r' '\\n'")
     return text
+
+
+def _kind_of(line: bytes) -> str | None:
+    """What the first line of a file that is not text says it is. A text may begin so too: "PAR1 is a receptor"."""
+    return next((kind for start, kind in OTHER_FILES.items() if line.startswith(start)), None)
 
 
 def embed(
@@ -116,6 +123,8 @@ def embed(
         target = Path(file)
     except TypeError:
         raise EmbedError(f"file must be the path of a file, got {shown(file)}") from None
+    if target.is_dir():
+        raise StoreError(f"cannot write {target}: it is a folder")
     batch_tokens = check_integer("batch_tokens", batch_tokens, 1, error=TextError)
     check_one_of(f"the extension of {target}", target.suffix, FORMATS, EmbedError)
     check_iterable(texts)
@@ -275,20 +284,26 @@ class PartialFile:
             before, now = self.progress.made_from.get(name), self.made_from.get(name)
             if before != now:
                 raise EmbedError(
-                    f"{self.folder} was started with {name} {before!r}, and now it is {now!r}: resume with the same "
-                    "settings, or delete the folder and start over"
+                    f"{self.folder} was started with {name[:40]} {shown(before)}, and now it is {shown(now)}: "
+                    "resume with the same settings, or delete the folder and start over"
                 )
-        all_rows = self.rows.exists() and self.rows.stat().st_size >= self.progress.size
-        if not all_rows and not self._is_complete():
+        start_over = f"delete the folder {self.folder} and start over"
+        rows = self.target if self._is_complete() else self.rows
+        if not rows.is_file() or rows.stat().st_size < self.progress.size:
+            raise EmbedError(f"{self.rows} is shorter than {self.progress_file} says: {start_over}")
+        header = len(self._header(0, digest([])))
+        if not self.format.holds(rows, self.progress.size, header, self.progress.texts, self.dimension):
             raise EmbedError(
-                f"{self.rows} is shorter than {self.progress_file} says: delete the folder {self.folder} and start over"
+                f"{self.rows} does not hold {self.progress.texts:,} vectors in {self.progress.size:,} bytes, as "
+                f"{self.progress_file} says: {start_over}"
             )
 
 
 def _check_is_ours(folder: Path) -> None:
     """Raises an `EmbedError` for a folder that was not made here: its files would be overwritten."""
-    if folder.is_symlink():
-        raise EmbedError(f"{folder} must not be a link, for its files would be overwritten: remove it, or move it away")
+    for path in (folder, *(folder / name for name in (ROWS, PROGRESS, INCOMING, LOCK))):
+        if path.is_symlink():
+            raise EmbedError(f"{path} must not be a link, for what it leads to would be overwritten: remove it")
     if folder.exists() and not (folder / LOCK).exists() and any(folder.iterdir()):
         raise EmbedError(f"{folder} holds files of somebody else, which would be overwritten: move it away")
 
@@ -307,7 +322,7 @@ def _read_progress(file: Path) -> Progress | None:
     if len(fields) != 4 or None in numbers or not isinstance(sha256, str) or not isinstance(made_from, dict):
         raise EmbedError(f"{file} is damaged: {start_over}")
     texts, size = (number or 0 for number in numbers)
-    if texts < 0 or size < 0:
+    if not (0 < texts <= sys.maxsize and 0 <= size <= sys.maxsize):
         raise EmbedError(f"{file} is damaged: {start_over}")
     return Progress(texts, size, sha256, made_from)
 

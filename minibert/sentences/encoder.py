@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, overload
@@ -528,6 +529,8 @@ def _progress_bar(texts: Iterable[str], show: bool | None) -> Any:
     from tqdm import tqdm  # here, because few programs need it
 
     total = len(texts) if isinstance(texts, Sequence) else None
+    if sys.stderr is None:  # closed, as by 2>&- or under pythonw
+        show = False
     if show is None:
         return tqdm(total=total, unit=" texts", delay=2, disable=None)  # None: only in a terminal
     return tqdm(total=total, unit=" texts", disable=not show)

@@ -9,12 +9,15 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from minibert.checks import shown
 from minibert.errors import EmbedError
 
 
@@ -29,6 +32,10 @@ class Format(ABC):
         """The rows of N texts and their vectors (N, E): little-endian float32, as in memory."""
         content = save({"vectors": vectors})  # eight bytes with the length of a header, the header, the numbers
         return content[8 + int.from_bytes(content[:8], "little") :]
+
+    def holds(self, file: Path, size: int, header: int, count: int, dimension: int) -> bool:
+        """Whether the first `size` bytes of a file are a header of `header` bytes and `count` whole rows."""
+        return size == header + 4 * count * dimension
 
 
 class Safetensors(Format):
@@ -66,8 +73,17 @@ class JsonLines(Format):
             lines.append(f'{{"text": {json.dumps(text, ensure_ascii=False)}, "vector": [{numbers}]}}\n')
         return "".join(lines).encode()
 
+    def holds(self, file: Path, size: int, header: int, count: int, dimension: int) -> bool:
+        with file.open("rb") as lines:
+            while size > 0 and count > 0:
+                size, count = size - len(lines.readline()), count - 1
+        return size == count == 0
+
 
 FORMATS: dict[str, Format] = {".safetensors": Safetensors(), ".npy": Npy(), ".jsonl": JsonLines()}  # by extension
+
+
+MADE_FROM = ("encoder", "pooling", "layers", "prompt", "texts_sha256")  # what a search must know of vectors
 
 
 def read_vectors(file: str | os.PathLike[str]) -> tuple[Tensor, dict[str, str]]:
@@ -86,12 +102,15 @@ def read_vectors(file: str | os.PathLike[str]) -> tuple[Tensor, dict[str, str]]:
         )
     try:
         with safe_open(file, framework="pt") as opened:
-            vectors, made_from = opened.get_tensor("vectors"), opened.metadata()
-            return vectors, {
-                name: made_from[name] for name in ("encoder", "pooling", "layers", "prompt", "texts_sha256")
-            }
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+            vectors, metadata = opened.get_tensor("vectors"), opened.metadata()
+            made_from = {name: metadata[name] for name in MADE_FROM}
+            pooling, layers = json.loads(made_from["pooling"]), json.loads(made_from["layers"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise EmbedError(f"{file} is not a file of vectors that 'minibert embed' wrote ({error})") from None
+    if vectors.dim() != 2 or vectors.dtype != torch.float32 or type(pooling) is not list or type(layers) is not int:
+        got = f"{vectors.dtype} {tuple(vectors.shape)}, pooling {shown(pooling)}, layers {shown(layers)}"
+        raise EmbedError(f"{file} is not a file of vectors that 'minibert embed' wrote: got {got}")
+    return vectors, made_from
 
 
 def digest(texts: Iterable[str]) -> str:

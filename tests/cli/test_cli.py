@@ -69,7 +69,7 @@ def test_starts_without_pytorch(arguments: list[str]) -> None:
         (["similarity", "a", " "], 1, "Error: text 1 has nothing to encode: ' '"),
         (["word", "fly", "a butterfly", "a fly"], 1, "Error: sentence 0: 'fly' is no"),
         (["word", "fly", "a fly in my soup"], 2, "'fly' must occur at least twice, got one occurrence"),
-        (["search", "nothing.txt", "fly"], 1, "Error: [Errno 2] No such file or directory: 'nothing.txt'"),
+        (["search", "nothing.txt", "fly"], 1, "Error: 'nothing.txt' cannot be read: No such file or directory"),
         (["info", "nobody/nothing"], 1, "Error: nobody/nothing is n"),
         (["downlod"], 2, "No such command 'downlod'"),
     ],
