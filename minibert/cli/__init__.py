@@ -52,7 +52,8 @@ class Commands(click.Group):
             warnings.showwarning = lambda message, *_: click.echo(f"Note: {message}", err=True)
             try:
                 result = super().invoke(ctx)
-                sys.stdout.flush()
+                if sys.stdout is not None:  # as it is when it is closed, by >&-
+                    sys.stdout.flush()
                 return result
             except MinibertError as error:
                 raise click.ClickException(str(error)) from None
