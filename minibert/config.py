@@ -7,6 +7,7 @@ the file uses. Its defaults are those of BERT-base (Devlin et al. 2019, section 
 import dataclasses
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,13 +196,12 @@ class BertConfig:
             check_one_of("each changed field", field, FIELDS, ConfigError)
         if "id2label" in changes:
             fields.pop("num_labels", None)  # the names given here take precedence over the file's count
-        if "dtype" in changes:  # torch.float16, or its name
+        if changes.get("dtype") is not None:  # torch.float16, or its name
             changes["dtype"] = str(changes["dtype"]).removeprefix("torch.")
         try:
             return cls.from_dict({**fields, **changes})
         except ConfigError as error:
-            at_fault = str(error).partition(" ")[0]
-            raise ConfigError(str(error) if at_fault in changes else f"{file}: {error}") from None
+            raise blame_file(error, file, changes) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields of a `config.json` that any BERT implementation reads back as this network."""
@@ -231,6 +231,11 @@ def _labels(id2label: Any) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"id2label must name the classes 0, 1, 2, … without a gap, got {shown(id2label)}")
     return tuple(names)
+
+
+def blame_file(error: ConfigError, file: Path, arguments: Iterable[str]) -> ConfigError:
+    """Returns the error with the file before it, unless the setting that it names first is an argument of the call."""
+    return error if str(error).partition(" ")[0] in arguments else ConfigError(f"{file}: {error}")
 
 
 Choice = TypeVar("Choice")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minibert.checkpoints import layout, weights
 from minibert.checkpoints.json_files import read_object
 from minibert.checkpoints.loading import Pretrained
-from minibert.checkpoints.names import canonical_name
+from minibert.checkpoints.names import canonical_name, wrapper_prefix
 from minibert.checks import check_dense
 from minibert.config import BertConfig, choose
 from minibert.errors import ConfigError, InputError
@@ -391,8 +391,10 @@ def model_class(folder: Path) -> type[Pretrained]:
     Raises:
         CheckpointNotFoundError, ConfigError, CheckpointError: as `from_pretrained` does.
     """
-    fields = read_object(folder / layout.CONFIG, ConfigError)
-    parts = {canonical_name(name).rpartition(".")[0] for name in weights.read(folder)[1]}
+    fields = read_object(layout.config_file(folder), ConfigError)
+    names = list(weights.read(folder)[1])
+    wrapper = wrapper_prefix(names)
+    parts = {canonical_name(name, wrapper).rpartition(".")[0] for name in names}
     has_masked_lm, has_next_sentence = "cls.predictions" in parts, "cls.seq_relationship" in parts
     if has_masked_lm and has_next_sentence:
         return BertForPreTraining

@@ -1,5 +1,7 @@
 """What are a checkpoint's files called? Nothing here needs PyTorch."""
 
+from pathlib import Path
+
 CONFIG = "config.json"
 OLD_CONFIG = "bert_config.json"  # in Google's archives, and in files converted from them
 SAFETENSORS = "model.safetensors"
@@ -50,3 +52,9 @@ SAVED_STEPS = (
     *(f"0_Transformer/{name}" for name in (*SAVED_MODEL, PICKLE, *TOKENIZER, *SAVED_RECIPE)),
 )
 ALL = (CONFIG, OLD_CONFIG, *WEIGHTS_PATTERNS, *TOKENIZER, *SENTENCE_ENCODER)
+
+
+def config_file(folder: Path) -> Path:
+    """Returns the config in a checkpoint's folder, under its usual name or the one in Google's archives."""
+    old = folder / OLD_CONFIG
+    return old if old.is_file() and not (folder / CONFIG).exists() else folder / CONFIG

@@ -30,7 +30,7 @@ from minibert.checkpoints.names import (
     wrapper_prefix,
 )
 from minibert.checkpoints.report import LoadReport, Status, TensorReport
-from minibert.config import BertConfig
+from minibert.config import BertConfig, blame_file
 from minibert.errors import CheckpointError, ConfigError, NewParametersWarning
 
 FLOATING_POINT = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -113,17 +113,15 @@ class Pretrained(nn.Module):
             local_files_only=local_files_only,
         )
         with reading(folder):
-            config_file = _config_file(folder)
+            config_file = layout.config_file(folder)
             config = BertConfig.from_json_file(config_file, **changes)
             file, tensors = weights.read(folder)
-        prefix = wrapper_prefix(tensors)
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         try:
             model = _without_values(cls, config, attention)
         except ConfigError as error:
-            raise ConfigError(f"{config_file}: {error}") from None
+            raise blame_file(error, config_file, {"attention", *changes}) from None
         _drop_absent_parts(model, tensors)
-        report, values = match(file, tensors, model, prefix)
+        report, values = match(file, tensors, model)
         model.load_state_dict(values, strict=False, assign=True)
         new = [entry.parameter for entry in report.with_status("new") if entry.parameter]
         _initialise_new(model, new)
@@ -155,12 +153,6 @@ class Pretrained(nn.Module):
             (incoming / layout.CONFIG).write_text(text, encoding="utf-8")
 
 
-def _config_file(folder: Path) -> Path:
-    """The config in a checkpoint's folder, under its usual name or the one in Google's archives."""
-    old = folder / layout.OLD_CONFIG
-    return old if old.is_file() and not (folder / layout.CONFIG).exists() else folder / layout.CONFIG
-
-
 def _without_values(kind: type[Model], config: BertConfig, attention: str) -> Model:
     """Constructs a model whose parameters have shapes but no memory: the file will provide their values."""
     with torch.device("meta"), _NoRandomValues():
@@ -180,7 +172,9 @@ class _NoRandomValues(TorchFunctionMode):
 
 def _drop_absent_parts(model: Pretrained, names: Iterable[str]) -> None:
     """Removes the optional submodules of a model of which a file has no tensor."""
-    present = {_part(canonical_name(name)) for name in names}
+    names = list(names)
+    wrapper = wrapper_prefix(names)
+    present = {_part(canonical_name(name, wrapper)) for name in names}
     for part in model.optional:
         if part not in present:
             setattr(model, part, None)
@@ -208,16 +202,8 @@ def _named_as_in_checkpoints(parameters: Mapping[str, Tensor]) -> dict[str, Tens
     return tensors
 
 
-def match(
-    file: Path, tensors: Mapping[str, Tensor], model: Pretrained, prefix: str = ""
-) -> tuple[LoadReport, dict[str, Tensor]]:
+def match(file: Path, tensors: Mapping[str, Tensor], model: Pretrained) -> tuple[LoadReport, dict[str, Tensor]]:
     """Finds a parameter for each tensor of a file, and a tensor for each parameter.
-
-    Args:
-        file: for messages and the report.
-        tensors: by their names in the file, without the prefix of a wrapper.
-        model: whose parameters they become.
-        prefix: that of the wrapper; see `names.wrapper_prefix`.
 
     Returns:
         The report, with an entry for every tensor and every parameter; and the parameters' values, under our names and
@@ -230,7 +216,7 @@ def match(
     matching = _Matching(tensors, model)
     entries: list[TensorReport] = []
     problems: list[str] = []
-    for name in _canonical_names_first(tensors):
+    for name in _canonical_names_first(tensors, matching.wrapper):
         try:
             entries.append(matching.place(name))
         except CheckpointError as problem:
@@ -245,25 +231,30 @@ def match(
     if problems:
         raise CheckpointError(f"{file} does not fit: {_shorten(problems)}")
     values = {parameter: tensors[name] for parameter, name in matching.filled_by.items()}
-    source = f"{file}, whose names begin with {prefix!r}" if prefix else str(file)
-    return LoadReport(source, type(model).__name__, tuple(entries)), _in_one_dtype(values, model.config.dtype)
+    return LoadReport(str(file), type(model).__name__, tuple(entries)), _in_one_dtype(values, model.config.dtype)
 
 
-def _canonical_names_first(names: Iterable[str]) -> list[str]:
+def _canonical_names_first(names: Iterable[str], wrapper: str) -> list[str]:
     """Sorts tensors with their canonical name before others: of two for one parameter, the renamed one is the copy."""
-    return sorted(names, key=lambda name: (canonical_name(name) != name.removeprefix("bert."), name))
+
+    def is_renamed(name: str) -> bool:
+        return canonical_name(name, wrapper) != name.removeprefix(wrapper).removeprefix("bert.")
+
+    return sorted(names, key=lambda name: (is_renamed(name), name))
 
 
 class _Matching:
     """Which tensor of a file fills which parameter of a model.
 
     Attributes:
+        wrapper: what a wrapper put before the names of the file; see `names.wrapper_prefix`.
         filled_by: the parameters that are filled so far, each with the name of its tensor.
         misfits: the parameters whose tensor does not fit; they are not missing as well.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], model: Pretrained) -> None:
         self.tensors = tensors
+        self.wrapper = wrapper_prefix(tensors)
         self.parameters = dict(model.named_parameters())
         self.full_names = {name.removeprefix("bert."): name for name in self.parameters}
         self.model_class = type(model).__name__
@@ -289,19 +280,19 @@ class _Matching:
         self.filled_by[parameter] = name
         if name == checkpoint_name(parameter):
             return _entry(name, parameter, tensor, "used")
-        reason = naming_scheme(name) or "the base model's name without its prefix"
+        reason = naming_scheme(name, self.wrapper) or "the base model's name without its prefix"
         return _entry(name, parameter, tensor, "renamed", reason)
 
     def _parameter_of(self, name: str) -> str | None:
         """The parameter that a tensor is named after, or None if this model has none of that name."""
         try:
-            return self.full_names.get(parameter_name(canonical_name(name)))
+            return self.full_names.get(parameter_name(canonical_name(name, self.wrapper)))
         except KeyError:
             return None
 
     def _reason_to_ignore(self, name: str) -> str:
         """Why the model can do without a tensor; a `CheckpointError` if it cannot, so that nothing is lost silently."""
-        canonical = canonical_name(name)
+        canonical = canonical_name(name, self.wrapper)
         part = _part(canonical)
         if canonical in IGNORED:
             return IGNORED[canonical]
@@ -322,7 +313,7 @@ class _Matching:
         tensor = self.tensors[name]
         first = self.filled_by[parameter]
         if torch.equal(tensor.nan_to_num(), self.tensors[first].nan_to_num()):  # NaN is not equal to NaN
-            return _entry(name, parameter, tensor, "tied", naming_scheme(name))
+            return _entry(name, parameter, tensor, "tied", naming_scheme(name, self.wrapper) or f"a copy of {first}")
         if "decoder" in name and not self.has_decoder:  # an untied decoder, in a model that has no use for it
             return _entry(name, None, tensor, "ignored", f"of a head that {self.model_class} does not have")
         raise CheckpointError(f"{name} and {first} are one parameter, but differ")

@@ -62,7 +62,8 @@ OTHER_ARCHITECTURES = (
 def wrapper_prefix(tensors: Iterable[str]) -> str:
     """Returns what a wrapper put before all names of a BERT, such as `module.` or `model.bert_encoder.`; "" if nothing.
 
-    A model inside DataParallel, torch.compile, Lightning or a class of one's own is saved with such names.
+    A model inside DataParallel, torch.compile, Lightning or a class of one's own is saved with such names. The word
+    embedding table tells the prefix: without one table, or with several, there is none to take off.
     """
     table = "embeddings.word_embeddings.weight"
     prefixes = {name.removesuffix(table).removesuffix("bert.") for name in tensors if name.endswith(table)}
@@ -103,15 +104,18 @@ def _translate(name: str, modules: Mapping[str, str]) -> str:
     return f"{prefix}{modules[pattern].format(layer.group())}.{weight_or_bias}"
 
 
-def canonical_name(tensor: str) -> str:
-    """Returns the name of a file's tensor in the right column of `NAMES`, without the prefix `bert.`."""
+def canonical_name(tensor: str, wrapper: str = "") -> str:
+    """Returns a tensor's name in the right column of `NAMES`, without the prefixes `wrapper` and `bert.`."""
+    tensor = tensor.removeprefix(wrapper)
     for pattern, replacement, _ in NAMING_SCHEMES:
         tensor = re.sub(pattern, replacement, tensor)
     return tensor
 
 
-def naming_scheme(tensor: str) -> str:
+def naming_scheme(tensor: str, wrapper: str = "") -> str:
     """Returns what is particular about the name of a file's tensor, from `NAMING_SCHEMES`; "" if nothing is."""
+    if wrapper and tensor.startswith(wrapper):
+        return f"the prefix {wrapper!r} of a wrapper"
     scheme = ""
     for pattern, replacement, description in NAMING_SCHEMES:
         if re.search(pattern, tensor):

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from support.checkpoint_files import IDS, rewrite
+from support.checkpoint_files import IDS, accounts_for_all, rewrite
 from support.examples import examples
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from minibert.errors import (
     NewParametersWarning,
     StoreError,
 )
+from minibert.heads import model_class
 
 SIZES = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
 
@@ -57,6 +58,29 @@ def test_names_behind_the_prefix_of_a_wrapper(folder: Path, prefix: str) -> None
     model = BertModel.from_pretrained(folder)
     assert torch.equal(outputs(model), expected)
     assert repr(prefix.removesuffix("bert.")) in str(model.load_report)
+    accounts_for_all(model, load_file(folder / layout.SAFETENSORS))
+    assert model.load_report.source == str(folder / layout.SAFETENSORS)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "net.model."])
+def test_a_wrapped_model_keeps_its_head(tmp_path: Path, prefix: str) -> None:
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    expected = BertForMaskedLM.from_pretrained(tmp_path)(IDS).logits
+    rewrite(tmp_path, lambda tensors: {f"{prefix}{name}": tensor for name, tensor in tensors.items()})
+    assert model_class(tmp_path) is BertForMaskedLM
+    assert torch.equal(BertForMaskedLM.from_pretrained(tmp_path)(IDS).logits, expected)
+
+
+def test_a_name_inside_and_outside_a_wrapper(folder: Path) -> None:
+    """Two tensors for one parameter: a copy if they are equal, and otherwise nobody can say which is meant."""
+    tensors = {f"module.{name}": tensor for name, tensor in load_file(folder / layout.SAFETENSORS).items()}
+    tensors["pooler.dense.bias"] = tensors["module.pooler.dense.bias"]
+    rewrite(folder, lambda _: tensors)
+    accounts_for_all(BertModel.from_pretrained(folder), tensors)
+    tensors["pooler.dense.bias"] = torch.ones(8)
+    rewrite(folder, lambda _: tensors)
+    with pytest.raises(CheckpointError, match=r"pooler\.dense\.bias are one parameter, but differ"):
+        BertModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("prefix", ["roberta.", "module.roberta.", "electra.", "mpnet."])
@@ -101,6 +125,9 @@ def test_the_decoder_is_the_copy_of_the_embeddings_and_not_the_other_way_round(f
         report = BertForMaskedLM.from_pretrained(folder).load_report
     status = {entry.name: entry.status for entry in report.tensors}
     assert status["embeddings.word_embeddings.weight"] == "renamed"  # the base model's name without its prefix
+    assert status["cls.predictions.decoder.weight"] == "tied"
+    status = {entry.name: entry.status for entry in BertModel.from_pretrained(folder).load_report.tensors}
+    assert status["embeddings.word_embeddings.weight"] == "used"
     assert status["cls.predictions.decoder.weight"] == "tied"
 
 
@@ -158,7 +185,7 @@ def test_formats_that_are_not_read(folder: Path, name: str) -> None:
 
 def test_the_old_name_of_a_config(folder: Path) -> None:
     (folder / layout.CONFIG).rename(folder / layout.OLD_CONFIG)
-    assert BertModel.from_pretrained(folder).config.hidden_size == 8
+    assert model_class(folder).from_pretrained(folder).config.hidden_size == 8
     edit(folder, layout.OLD_CONFIG, hidden_size=0)
     with pytest.raises(ConfigError, match=r"bert_config\.json: hidden_size must be"):
         BertModel.from_pretrained(folder)
@@ -254,6 +281,11 @@ def test_an_argument_at_fault_is_not_the_files(folder: Path) -> None:
     assert BertModel.from_pretrained(folder, dtype=torch.float16).embeddings.norm.weight.dtype == torch.float16
     with pytest.raises(ConfigError, match=r"^dtype must be one of"):
         BertModel.from_pretrained(folder, dtype=torch.int8)
+    assert BertModel.from_pretrained(folder, dtype=None).embeddings.norm.weight.dtype == torch.float32
+    with pytest.raises(ConfigError, match=r"^attention must be one of eager, sdpa, got 'flash'"):
+        BertModel.from_pretrained(folder, attention="flash")
+    with pytest.raises(ConfigError, match=r"^hidden_act must be one of"):
+        BertModel.from_pretrained(folder, hidden_act="gelo")
     with pytest.raises(ConfigError, match=r"^num_labels must be"):
         BertForSequenceClassification.from_pretrained(folder, num_labels=0)
     edit(folder, layout.CONFIG, hidden_size=0)
@@ -298,7 +330,8 @@ def test_any_tensors(
         tensors[names[position % len(names)]] = torch.zeros(shape).to(dtype)
     for position, name in renamed.items():
         tensors[name] = tensors.pop(names[position % len(names)], torch.zeros(2))
-    save_file({f"{prefix}{name}": tensor for name, tensor in tensors.items()}, folder / layout.SAFETENSORS)
+    tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / layout.SAFETENSORS)
     problem = ""
     try:
         loaded = BertModel.from_pretrained(folder)
@@ -309,7 +342,7 @@ def test_any_tensors(
         for name, parameter in loaded.named_parameters():
             assert parameter.shape == model.get_parameter(name).shape
             (entry,) = [entry for entry in loaded.load_report.tensors if entry.parameter == name]
-            assert torch.equal(parameter, tensors[entry.name.removeprefix("bert.")].to(parameter.dtype))
+            assert torch.equal(parameter, tensors[entry.name].to(parameter.dtype))
 
 
 @examples(100)
