@@ -49,7 +49,7 @@ TOKEN_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "spe
 SPECIAL_TOKEN_SETTINGS = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
 SEVERAL_SPECIAL_TOKENS = ("extra_special_tokens", "additional_special_tokens")
 MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
-USUAL_TOKEN_SETTINGS = (*SPECIAL_TOKEN_SETTINGS, "bos_token", "eos_token")
+USUAL_TOKEN_SETTINGS = ("bos_token", "eos_token", *SPECIAL_TOKEN_SETTINGS)
 SIDES = ("right", "left")
 UNLIMITED = 10**9  # from here on a length limit means none: transformers writes 10**30
 MOST_GROWTH = 100  # characters that a normalizer may make of one; that of NFKC makes 18
@@ -163,6 +163,8 @@ class BertTokenizer:
         self.model_max_length = check_integer("model_max_length", model_max_length, 1, error=TokenizerError)
         self.padding_side = check_one_of("padding_side", padding_side, SIDES, TokenizerError)
         self.truncation_side = check_one_of("truncation_side", truncation_side, SIDES, TokenizerError)
+        if not isinstance(model_input_names, list | tuple) or "input_ids" not in model_input_names:
+            raise TokenizerError(f"model_input_names must be a list with 'input_ids', got {model_input_names!r}")
         for name in model_input_names:
             check_one_of("each of model_input_names", name, MODEL_INPUTS, TokenizerError)
         self.model_input_names = tuple(name for name in MODEL_INPUTS if name in model_input_names)
@@ -178,7 +180,8 @@ class BertTokenizer:
         self.pad_token = pad_token
         self.pad_token_id = pad_token_id
         self._lock = threading.Lock()  # truncation is state of the library's tokenizer, and each call sets it
-        _ALIVE.add(self)
+        with _forking:
+            _ALIVE.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How it is copied and pickled: a copy has a tokenizer and a lock of its own."""
@@ -255,8 +258,11 @@ class BertTokenizer:
             **self._options(),
             "tokenizer_class": "PreTrainedTokenizerFast",  # it reads tokenizer.json unchanged
             **{name: token for name, token in SPECIAL_TOKEN_SETTINGS.items() if token in special},
-            "pad_token": self.pad_token,
         }
+        if self.pad_token == "[PAD]" and self.pad_token not in special:
+            settings.pop("pad_token")  # the default; naming it would make it special, in texts as well
+        else:
+            settings["pad_token"] = self.pad_token
         if self.tokenizer.encode_special_tokens:
             settings["split_special_tokens"] = True
         text = json.dumps(settings, indent=2) + "\n"
@@ -305,7 +311,8 @@ class BertTokenizer:
         """
         check_one_of("padding", padding, (True, "longest", "max_length"), TextError)
         check_one_of("truncation", truncation, (True, False), TextError)
-        padding_side = check_one_of("padding_side", padding_side or self.padding_side, SIDES, TextError)
+        padding_side = self.padding_side if padding_side is None else padding_side
+        check_one_of("padding_side", padding_side, SIDES, TextError)
         check_one_of("return_tensors", return_tensors, ("pt",), TextError)
         texts = _as_list(text, text_pair)
         limit = self.model_max_length if max_length is None else max_length
@@ -494,10 +501,13 @@ def _restore(content: str, splits_special_tokens: bool, options: Mapping[str, An
 
 # A process that forks while another thread encodes would copy a lock that nobody opens again. So forking waits for it.
 _ALIVE: "weakref.WeakSet[BertTokenizer]" = weakref.WeakSet()
+_forking = threading.Lock()  # of _ALIVE
 _held_by_fork: list[threading.Lock] = []
 
 
 def _before_fork() -> None:
+    _forking.acquire()
+    _held_by_fork.append(_forking)
     for tokenizer in list(_ALIVE):
         tokenizer._lock.acquire()
         _held_by_fork.append(tokenizer._lock)
@@ -661,10 +671,10 @@ def _rebuilt(loaded: Tokenizer, settings: Mapping[str, Any]) -> Tokenizer:
     for name, value in found.items():
         setting = next((each for each, attribute, _ in NORMALIZER_SETTINGS if name == f"normalizer.{attribute}"), None)
         if value != expected.get(name) and settings.get(setting or "") is None:
+            say_so = f"{setting} in tokenizer_config.json, or " if setting else ""
             raise TokenizerError(
-                f"{name} must be {expected.get(name)!r} for BERT's tokenizer class, got {value!r}: set "
-                f"{f'{setting} in tokenizer_config.json, or ' if setting else ''}tokenizer_class to "
-                "PreTrainedTokenizerFast, which takes this file as it is"
+                f"{name} must be {expected.get(name)!r} for BERT's tokenizer class, got {value!r}: set {say_so}"
+                "tokenizer_class to PreTrainedTokenizerFast, which takes this file as it is"
             )
     return built
 
@@ -702,8 +712,6 @@ def _read_options(
     inputs = settings.get("model_input_names")
     if inputs is None:
         inputs = WITHOUT_SEGMENTS if kind in CLASSES_WITHOUT_SEGMENTS else MODEL_INPUTS
-    elif not isinstance(inputs, list) or "input_ids" not in inputs:
-        raise TokenizerError(f"model_input_names in tokenizer_config.json must list inputs, got {inputs!r}")
     return {**options, "model_input_names": inputs, "model_max_length": min(known, default=512)}
 
 
@@ -714,22 +722,24 @@ def _add_tokens(folder: Path, settings: Mapping[str, Any], loaded: Tokenizer, to
     added_tokens.json and the tokens of tokenizer.json.
     """
     decoder = settings.get("added_tokens_decoder")
-    special_map = {} if decoder else _read_json(folder / "special_tokens_map.json")
+    special_map = _read_json(folder / "special_tokens_map.json") if decoder is None else {}
     named, several = _named_tokens({**settings, **special_map}), _several_tokens(settings, special_map)
-    if decoder:
+    if decoder is not None:
         by_id = _read_decoder(decoder)
     else:
         by_id = {}
-        special = {token.content for token in (*named.values(), *several)}
+        # As in transformers, a token that only the map lists is not special here.
+        special = {token.content for token in (*named.values(), *_several_tokens(settings, {}))}
         for content, value in _read_json(folder / "added_tokens.json").items():
             is_special = content in special
             token = AddedToken(content, special=is_special, normalized=not is_special)
             by_id[_token_id(value, content)] = token
         by_id.update(loaded.get_added_tokens_decoder())
-    named = _with_defaults(named, loaded, tokenizer, kind)
+    named = _with_defaults(named, loaded, kind)
     _add_under_their_ids(by_id, {token.content for token in named.values()}, tokenizer)
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([token for token in (*named.values(), *several) if token.content not in added])
+    _check_new_ids(tokenizer)
     splits = settings.get("split_special_tokens")
     if splits not in (None, True, False):
         raise TokenizerError(f"split_special_tokens in tokenizer_config.json must be true or false, got {splits!r}")
@@ -750,6 +760,21 @@ def _add_under_their_ids(by_id: Mapping[int, AddedToken], special: set[str], tok
             )
 
 
+def _check_new_ids(tokenizer: Tokenizer) -> None:
+    """Raises a `TokenizerError` if a new token got an id that a token of the vocabulary has.
+
+    The library takes the number of tokens for the next id, which is too small if a line of vocab.txt occurs twice.
+    """
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    of_id = {token_id: token for token, token_id in vocabulary.items()}
+    for token, token_id in tokenizer.get_vocab().items():
+        if token not in vocabulary and token_id in of_id:
+            raise TokenizerError(
+                f"the new token {token!r} would get the id {token_id} of {of_id[token_id]!r}: "
+                "a line of vocab.txt occurs twice, so make the second one unique, such as [unused1]"
+            )
+
+
 def _read_decoder(decoder: Any) -> dict[int, AddedToken]:
     """The tokens of `added_tokens_decoder`, by id."""
     if not isinstance(decoder, dict):
@@ -763,38 +788,39 @@ def _named_tokens(fields: Mapping[str, Any]) -> dict[str, AddedToken]:
 
     Also what only some models name: {"image_token": "<image>"}, but not {"add_bos_token": true}.
     """
-    return {
-        name: _added_token(value, name, special=True)
-        for name, value in fields.items()
-        if name.endswith("_token") and value and (name in USUAL_TOKEN_SETTINGS or isinstance(value, str))
+    values = {name: fields[name] for name in USUAL_TOKEN_SETTINGS if fields.get(name)}  # in the order of their new ids
+    own = {
+        name: value for name, value in fields.items() if name.endswith("_token") and isinstance(value, str) and value
     }
+    values |= {name: value for name, value in own.items() if name not in values}
+    extra = fields.get("extra_special_tokens")
+    values |= extra if isinstance(extra, dict) else {}  # names, each with a token
+    return {name: _added_token(value, name, special=True) for name, value in values.items()}
 
 
 def _several_tokens(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> list[AddedToken]:
-    """The special tokens that the settings list; as in transformers, the first list replaces the others."""
+    """The special tokens that the settings list; as in transformers, one list replaces the others."""
     extra, additional = (settings.get(name) for name in SEVERAL_SPECIAL_TOKENS)
-    by_attribute = []
-    if isinstance(extra, dict):  # names of attributes, each with a token
-        by_attribute, extra = list(extra.values()), None
-    several = extra or additional
-    if several is None and "extra_special_tokens" not in settings:
-        several = special_map.get("additional_special_tokens")
+    of_map = special_map.get("additional_special_tokens")
+    if isinstance(extra, dict):  # these are named one by one
+        several = of_map or additional
+    elif extra is None:
+        several = additional or of_map
+    else:
+        several = extra or additional
     several = several if isinstance(several, list) else [several] if several else []
-    return [_added_token(each, "additional_special_tokens", special=True) for each in (*by_attribute, *several)]
+    return [_added_token(each, "additional_special_tokens", special=True) for each in several]
 
 
-def _with_defaults(
-    named: dict[str, AddedToken], loaded: Tokenizer, tokenizer: Tokenizer, kind: str
-) -> dict[str, AddedToken]:
-    """The named special tokens, with those that BERT's class has if the settings are silent, and the padding token."""
+def _with_defaults(named: dict[str, AddedToken], loaded: Tokenizer, kind: str) -> dict[str, AddedToken]:
+    """The named special tokens, with those that the class and the padding of tokenizer.json name besides."""
     usual = {} if kind in GENERIC_CLASSES else SPECIAL_TOKEN_SETTINGS
     for name, expected in usual.items():
         if name in named and named[name].content != expected and name != "pad_token":
             content = named[name].content
             raise TokenizerError(f"{name} in the tokenizer's settings must be {expected!r}, got {content!r}")
-    pad_token = (loaded.padding or {}).get("pad_token", "[PAD]")
-    defaults = {"pad_token": pad_token} if tokenizer.token_to_id(pad_token) is not None else {}
-    return {name: AddedToken(token, special=True) for name, token in {**usual, **defaults}.items()} | named
+    of_padding = {"pad_token": loaded.padding["pad_token"]} if loaded.padding else {}
+    return {name: AddedToken(token, special=True) for name, token in {**usual, **of_padding}.items()} | named
 
 
 def _added_token(value: Any, name: str, special: bool | None = None) -> AddedToken:

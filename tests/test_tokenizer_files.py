@@ -20,7 +20,7 @@ from tokenizers import AddedToken, BertWordPieceTokenizer
 
 from minibert import BertTokenizer
 from minibert.checkpoints import json_files
-from minibert.errors import MinibertError, TokenizerError
+from minibert.errors import MinibertError, TextError, TokenizerError
 from minibert.tokenizer import MODEL_INPUTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::minibert.errors.DoubledTokensWarning")
@@ -193,10 +193,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "code": ({"tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["a.B", None]}}}, "auto_map"),
     "side": ({"tokenizer_config.json": {"padding_side": "top"}}, "padding_side must be one of right, left, got 'top'"),
     "inputs": ({"tokenizer_config.json": {"model_input_names": ["pixels", "input_ids"]}}, "got 'pixels'"),
-    "no input ids": ({"tokenizer_config.json": {"model_input_names": []}}, "model_input_names .* must list inputs"),
+    "no input ids": (
+        {"tokenizer_config.json": {"model_input_names": []}},
+        r"model_input_names must be a list with 'input_ids', got \[\]",
+    ),
     "split": ({"tokenizer_config.json": {"split_special_tokens": "yes"}}, "must be true or false, got 'yes'"),
     "surrogate": ({"tokenizer_config.json": '{"bos_token": "\\ud800"}'}, "half of a surrogate pair"),
     "git": ({"vocab.txt": "version https://git-lfs.github.com/spec/v1\noid sha256:ab\n"}, "git lfs pull"),
+    "a new token under the id of another": (
+        {
+            "vocab.txt": vocabulary([*WORDS, "the", "z"]),
+            "tokenizer_config.json": {"extra_special_tokens": ["[N]", "[M]"]},
+        },
+        r"the new token '\[N\]' would get the id 25 of 'z': a line of vocab.txt occurs twice",
+    ),
     "a cased file and silent settings": (
         {"tokenizer.json": trained(normalizer={**NORMALIZER, "lowercase": False})},
         "normalizer.lowercase must be True .*, got False: set do_lower_case in tokenizer_config.json, or tokenizer",
@@ -339,6 +349,29 @@ def test_the_constructor_takes_a_tokenizer(given: object) -> None:
         BertTokenizer(given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "option,value",
+    [
+        ("model_max_length", 0),
+        ("model_max_length", 2),
+        ("model_max_length", "512"),
+        ("pad_token", None),
+        ("pad_token", "[NEW]"),
+        ("model_input_names", None),
+        ("model_input_names", "input_ids"),
+        ("model_input_names", ["input_ids", "pixels"]),
+        ("padding_side", ""),
+        ("truncation_side", ["left"]),
+    ],
+)
+def test_the_constructor_takes_only_what_it_can_use(tokenizer: BertTokenizer, option: str, value: object) -> None:
+    with pytest.raises(TokenizerError):
+        BertTokenizer(copy.copy(tokenizer).tokenizer, **{option: value})
+    if option.endswith("padding_side"):
+        with pytest.raises(TextError, match="padding_side must be one of right, left, got ''"):
+            tokenizer("a text", padding_side=value)  # type: ignore[arg-type]
+
+
 SETTINGS: dict[str, list[Any]] = {
     "tokenizer_class": ["BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", "DistilBertTokenizer", None],
     "do_lower_case": [True, False],
@@ -352,12 +385,13 @@ SETTINGS: dict[str, list[Any]] = {
     "bos_token": ["[NEW]", "[CLS]", token("[E1]", single_word=True)],
     "image_token": ["<s>"],
     "cls_token": ["[CLS]", "[MASK]"],
-    "mask_token": ["[MASK]", token("[MASK]", lstrip=True), "x"],
+    "mask_token": ["[MASK]", "x"],
     "pad_token": ["[PAD]", "x"],
     "added_tokens_decoder": [
         {"24": token("[NEW]", special=False, normalized=True)},
         {"4": token("[MASK]", lstrip=True), "21": token("[E1]")},
         {"25": token("[NEW]")},
+        {},
     ],
     "model_input_names": [["input_ids", "attention_mask"], list(MODEL_INPUTS)],
 }
