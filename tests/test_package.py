@@ -50,3 +50,13 @@ def test_the_readme_shows_the_real_demo(checkpoint: Path) -> None:
     (shown,) = re.findall(r"```text\n(sentence-transformers/all-MiniLM-L6-v2: BERT.*?)```", README, re.S)
     printed = CliRunner().invoke(main, ["demo"]).stdout
     assert difference(shown, printed) is None
+
+
+def test_every_public_report_has_a_test() -> None:
+    tests = Path(__file__).parent
+    rows = re.findall(
+        r"^\| (\S+#\d+) \| (.+) \| `(.+?)(?:::(\w+))?` \|$", (tests / "PUBLIC_REPORTS.md").read_text(), re.M
+    )
+    assert len(rows) == (tests / "PUBLIC_REPORTS.md").read_text().count("\n| ") - 2  # and two lines of head
+    for _, _, file, name in rows:
+        assert f"def {name or 'test_'}" in (tests / file).read_text(), (file, name)
