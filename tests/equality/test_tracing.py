@@ -3,9 +3,11 @@
 The example that is traced has no padding: what is then decided by its values would be wrong for every padded batch.
 """
 
+import io
 from collections.abc import Callable
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from support.heads import CASES, twins
@@ -76,6 +78,21 @@ def test_a_mask_of_another_call_is_not_ignored(way: Function, attention: str) ->
     function = way(LastHiddenState(model), IDS, ALL_TOKENS)
     for ids, mask in ((IDS, PADDED), (IDS.flip(0), PADDED.flip(1))):
         assert torch.equal(function(ids, mask), model(ids, mask).last_hidden_state)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # this exporter needs no further package
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean")  # it makes tensors of True and False
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_onnx_keeps_its_mask(attention: str) -> None:
+    """The exported graph, run by onnxruntime; decimals, as its kernels are not PyTorch's."""
+    model, file = small_model(attention), io.BytesIO()
+    names = ["input_ids", "attention_mask"]
+    torch.onnx.export(model, (IDS, ALL_TOKENS), file, dynamo=False, input_names=names)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == names
+    hidden, _ = session.run(None, {"input_ids": IDS.numpy(), "attention_mask": PADDED.numpy()})
+    torch.testing.assert_close(torch.tensor(hidden), model(IDS, PADDED).last_hidden_state, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
