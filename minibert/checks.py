@@ -20,6 +20,11 @@ def shown(value: Any) -> str:
     return _REPR.repr(value)
 
 
+def cut(text: str, most: int = 300) -> str:
+    """Returns a text as messages show it: names in a file may have a million characters."""
+    return text if len(text) <= most else f"{text[:most]} …"
+
+
 def check_integer(
     name: str, value: Any, low: int, high: int | None = None, error: type[MinibertError] = InputError
 ) -> int:

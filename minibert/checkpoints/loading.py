@@ -5,7 +5,6 @@ class `from_pretrained` and `save_pretrained`. Between the file and the model, `
 the table in `names.py`, and accounts for every tensor and every parameter in a report.
 """
 
-import contextlib
 import functools
 import json
 import os
@@ -30,6 +29,7 @@ from minibert.checkpoints.names import (
     wrapper_prefix,
 )
 from minibert.checkpoints.report import LoadReport, Status, TensorReport
+from minibert.checks import cut
 from minibert.config import BertConfig, blame_file
 from minibert.errors import CheckpointError, ConfigError, NewParametersWarning
 
@@ -143,6 +143,8 @@ class Pretrained(nn.Module):
 
         Raises:
             StoreError: the folder cannot be written to.
+            CheckpointError: a parameter would be lost, or the file could not be loaded again: parts inside the
+                embeddings or the encoder that BERT does not have, such as an adapter's, and values that are not dense.
         """
         tensors = _named_as_in_checkpoints(self.state_dict())
         dtype = _dtype_name(next(iter(tensors.values())))
@@ -193,13 +195,39 @@ def _named_as_in_checkpoints(parameters: Mapping[str, Tensor]) -> dict[str, Tens
     """Returns the tensors to write. Where two parameters share memory, the file has a copy for each."""
     tensors: dict[str, Tensor] = {}
     addresses: set[int] = set()
-    for name, tensor in parameters.items():
+    for parameter, tensor in parameters.items():
+        _check_dense(parameter, tensor)
+        name = _name_to_save(parameter)
+        if name in tensors:
+            raise CheckpointError(f"{parameter} would be saved as {name}, as another parameter is: rename it")
         is_shared = tensor.data_ptr() in addresses
-        with contextlib.suppress(KeyError):  # a part that the user added keeps its own name
-            name = checkpoint_name(name)
         tensors[name] = tensor.clone() if is_shared else tensor.contiguous()
         addresses.add(tensor.data_ptr())
     return tensors
+
+
+def _name_to_save(parameter: str) -> str:
+    """The checkpoint's name of a parameter; a part that the user added to the model keeps its own."""
+    try:
+        return checkpoint_name(parameter)
+    except KeyError:
+        if _part(parameter) in NEEDED_PARTS:
+            raise CheckpointError(
+                f"{parameter} is not a parameter of a BERT, so the checkpoint could not be loaded again: merge the "
+                "adapter it belongs to, or save model.state_dict() with torch.save"
+            ) from None
+        return parameter
+
+
+def _check_dense(parameter: str, tensor: Any) -> None:
+    """Raises a `CheckpointError` for a value in a model's state that a file of weights cannot hold."""
+    is_dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_quantized
+    if not is_dense or tensor.is_meta:
+        kind = type(tensor).__name__ if not isinstance(tensor, Tensor) else f"{tensor.layout} on {tensor.device}"
+        raise CheckpointError(
+            f"{parameter} must be a dense tensor with values, got {kind}: save the model before it is quantised, made "
+            "sparse or moved to the meta device"
+        )
 
 
 def match(file: Path, tensors: Mapping[str, Tensor], model: Pretrained) -> tuple[LoadReport, dict[str, Tensor]]:
@@ -325,7 +353,8 @@ class _Matching:
     def samples(self, most: int = 3) -> str:
         """The first names of both sides."""
         theirs, ours = list(self.tensors)[:most], [checkpoint_name(name) for name in list(self.parameters)[:most]]
-        return f"The file has {', '.join(theirs) or 'nothing'}; a {self.model_class} needs {', '.join(ours)}"
+        has = ", ".join(map(cut, theirs)) or "nothing"
+        return f"The file has {has}; a {self.model_class} needs {', '.join(ours)}"
 
     def start_new(self, parameter: str) -> TensorReport:
         """The entry of a parameter that no tensor filled: it is new if the file lacks all of the head it belongs to.
@@ -373,4 +402,4 @@ def _dtype_name(tensor: Tensor) -> str:
 
 def _shorten(problems: Sequence[str], most: int = 4) -> str:
     rest = f"; and {len(problems) - most} more" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + rest
+    return "; ".join(cut(problem) for problem in problems[:most]) + rest

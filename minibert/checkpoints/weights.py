@@ -9,7 +9,6 @@ import pickletools
 import re
 import zipfile
 from pathlib import Path
-from textwrap import shorten
 from typing import IO
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from minibert.checkpoints.json_files import check_start, read_object
 from minibert.checkpoints.layout import OTHER_WEIGHTS, PICKLE, SAFETENSORS, WEIGHTS
-from minibert.checks import shown
+from minibert.checks import cut, shown
 from minibert.errors import CheckpointError, CheckpointNotFoundError
 
 # The functions and classes that a pickle of tensors names.
@@ -78,7 +77,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = shorten(str(error), 200, placeholder=" …")
+        reason = cut(str(error))
         raise CheckpointError(f"{file} is damaged or not a safetensors file ({reason}): download it again") from None
 
 
@@ -90,7 +89,7 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
             stream.seek(0)
             foreign = _foreign_names(stream) if not zipped else _foreign_names_in_zip(file)
         if foreign:
-            raise CheckpointError(f"{file} holds more than tensors, which is refused: {shorten(foreign, 200)}")
+            raise CheckpointError(f"{file} holds more than tensors, which is refused: {cut(foreign)}")
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except CheckpointError:
         raise
@@ -134,9 +133,9 @@ def _check_tensors(file: Path, tensors: object) -> None:
             kind = type(tensor).__name__
             raise CheckpointError(f"{file} must hold tensors by name, got a {kind} for {shown(name)}")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise CheckpointError(f"{file}: {name} must be stored as plain numbers")
+            raise CheckpointError(f"{file}: {cut(name)} must be stored as plain numbers")
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-            raise CheckpointError(f"{file}: {name} has shape {tuple(tensor.shape)}, but fewer numbers in the file")
+            raise CheckpointError(f"{file}: {cut(name)} has shape {tuple(tensor.shape)}, but fewer numbers in the file")
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > 2 * file.stat().st_size:  # a tied decoder is stored once but listed twice; nothing else is
         raise CheckpointError(
@@ -153,14 +152,18 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if not re.fullmatch(r"\w[\w.-]*", shard, re.ASCII) or not shard.endswith(extension):
-            raise CheckpointError(f"{index} must name {extension} files in its own folder, got {shard!r}")
-        if not (index.parent / shard).is_file():
-            raise CheckpointNotFoundError(f"{index} names the file {shard}, which is missing: download it again")
+            raise CheckpointError(f"{index} must name {extension} files in its own folder, got {shown(shard)}")
+        if len(shard) > 255 or not (index.parent / shard).is_file():  # no file system has longer names
+            raise CheckpointNotFoundError(f"{index} names the file {cut(shard)}, which is missing: download it again")
         found = read_file(index.parent / shard)
         absent = [name for name, file in weight_map.items() if file == shard and name not in found]
         if absent:
-            raise CheckpointError(f"{index.parent / shard} has no {absent[0]}, although {index.name} says so")
+            raise CheckpointError(f"{index.parent / shard} has no {cut(absent[0])}, although {index.name} says so")
         for name, tensor in found.items():
+            if name not in weight_map and name in tensors:
+                raise CheckpointError(
+                    f"{index.parent} has {cut(name)} in two files, and {index.name} does not say which"
+                )
             if weight_map.get(name, shard) == shard:  # otherwise the index gives it to another file
                 tensors[name] = tensor
     return tensors

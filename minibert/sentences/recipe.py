@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -307,24 +306,21 @@ def _read_dense(folder: Path) -> Dense:
     if not found:
         raise CheckpointNotFoundError(f"{folder} has no weights: neither {layout.SAFETENSORS} nor {layout.PICKLE}")
     tensors = weights.read_file(found[0])
-    weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
-    sizes = [settings.get("out_features"), settings.get("in_features")]
-    if weight is None or list(weight.shape) != sizes or (bias is not None) != settings.get("bias", True):
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        raise CheckpointError(f"{found[0]} has {shapes}, but {file} describes a Dense step of {sizes}")
-    if weight.numel() == 0 or any(
-        tensor.dtype not in FLOATING_POINT for tensor in (weight, bias) if tensor is not None
-    ):
-        raise CheckpointError(f"{found[0]} must hold floating-point numbers, got {weight.dtype} of shape {sizes}")
+    rows, columns, has_bias = settings.get("out_features"), settings.get("in_features"), settings.get("bias", True)
+    wanted = {"linear.weight": (rows, columns)} | ({"linear.bias": (rows,)} if has_bias else {})
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != wanted:
+        raise CheckpointError(f"{found[0]} must hold {wanted} by {file}, got {shown(shapes)}")
+    for name, tensor in tensors.items():
+        if tensor.numel() == 0 or tensor.dtype not in FLOATING_POINT:
+            what = f"{tensor.numel()} of {str(tensor.dtype).removeprefix('torch.')}"
+            raise CheckpointError(f"{found[0]}: {name} must hold floating-point numbers, got {what}")
+    weight = tensors["linear.weight"]
     try:
-        dense = Dense(weight.shape[1], weight.shape[0], bias is not None, _activation_name(settings))
-        parameters = {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}
-        dense.to(weight.dtype).linear.load_state_dict(parameters)
+        dense = Dense(weight.shape[1], weight.shape[0], "linear.bias" in tensors, _activation_name(settings))
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{found[0]} does not fit {file}: {shorten(reason, 300, placeholder=' …')}") from None
+    dense.to(weight.dtype).load_state_dict(tensors)
     return dense.requires_grad_(False)
 
 

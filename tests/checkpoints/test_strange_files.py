@@ -142,6 +142,53 @@ def test_saving_what_is_not_in_the_table(folder: Path) -> None:
     assert torch.equal(again.pooler.dense.weight, model.bert.pooler.dense.weight)
 
 
+def replace_query(model: BertModel, module: nn.Module) -> None:
+    model.encoder.layers[0].attention.query = module  # type: ignore[assignment]
+
+
+def replace_table(model: BertModel, table: Tensor) -> None:
+    model.embeddings.word_embeddings.weight = nn.Parameter(table)
+
+
+class Second(nn.Module):
+    """A part whose name in a checkpoint is that of another parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predictions = nn.Linear(8, 40)
+
+
+NOT_SAVED: dict[str, tuple[Any, str]] = {
+    "an adapter": (
+        lambda model: replace_query(model.bert, nn.Sequential(nn.Linear(8, 8))),
+        r"bert\.encoder\.layers\.0\.attention\.query\.0\.weight is not a parameter of a BERT.*merge the adapter",
+    ),
+    "a part of the embeddings": (
+        lambda model: model.bert.embeddings.register_parameter("scale", nn.Parameter(torch.ones(1))),
+        r"bert\.embeddings\.scale is not a parameter of a BERT",
+    ),
+    "a sparse table": (
+        lambda model: replace_table(model.bert, torch.zeros(40, 8).to_sparse()),
+        r"word_embeddings\.weight must be a dense tensor with values, got torch\.sparse_coo on cpu: save",
+    ),
+    "a model without values": (lambda model: model.to("meta"), "must be a dense tensor with values, got .* on meta"),
+    "a name that is taken": (
+        lambda model: setattr(model, "cls", Second()),
+        r"cls\.predictions\.bias would be saved as cls\.predictions\.bias, as another parameter is: rename it",
+    ),
+}
+
+
+@pytest.mark.parametrize("change,message", NOT_SAVED.values(), ids=NOT_SAVED)
+def test_what_could_not_be_loaded_again_is_not_saved(folder: Path, change: Any, message: str) -> None:
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    model = BertForMaskedLM(BertConfig(**SIZES))
+    change(model)
+    with pytest.raises(CheckpointError, match=message):
+        model.save_pretrained(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
 def test_a_home_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -264,6 +311,43 @@ def test_a_tensor_is_read_from_the_shard_that_the_index_gives_it_to(folder: Path
     assert torch.equal(outputs(BertModel.from_pretrained(folder)), expected)
 
 
+def test_a_tensor_in_two_shards_that_the_index_does_not_name(folder: Path) -> None:
+    tensors = load_file(folder / layout.SAFETENSORS)
+    (folder / layout.SAFETENSORS).unlink()
+    bias = tensors.pop("pooler.dense.bias")
+    save_file({**tensors, "pooler.dense.bias": bias}, folder / "model-1.safetensors")
+    save_file({"other": bias, "pooler.dense.bias": bias + 1}, folder / "model-2.safetensors")
+    weight_map = {**dict.fromkeys(tensors, "model-1.safetensors"), "other": "model-2.safetensors"}
+    (folder / f"{layout.SAFETENSORS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"has pooler\.dense\.bias in two files, and model\.safetensors\.index"):
+        BertModel.from_pretrained(folder)
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize("name", [LONG, f"encoder.{LONG}", f"module.{LONG}"])
+def test_a_message_does_not_grow_with_a_name(folder: Path, name: str) -> None:
+    tensors = load_file(folder / layout.SAFETENSORS)
+    for content in ({**tensors, name: torch.zeros(1)}, {name: torch.zeros(1)}):
+        save_file(content, folder / layout.SAFETENSORS)
+        message = ""
+        try:
+            BertModel.from_pretrained(folder)
+        except CheckpointError as error:
+            message = str(error)
+        assert len(message) < 2000
+
+
+@pytest.mark.parametrize("shard", [LONG, f"{LONG}.safetensors", f"{'y' * 300}.safetensors", "model.safetensors"])
+def test_an_index_with_long_names(folder: Path, shard: str) -> None:
+    (folder / layout.SAFETENSORS).rename(folder / "model-1.safetensors")
+    (folder / f"{layout.SAFETENSORS}.index.json").write_text(json.dumps({"weight_map": {LONG: shard}}))
+    with pytest.raises(MinibertError) as error:
+        BertModel.from_pretrained(folder)
+    assert len(str(error.value)) < 1000
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -379,7 +463,7 @@ def test_dense_weights_that_are_none(
     sizes = {"in_features": 8, "out_features": shape[0], "bias": False}
     (tmp_path / "2_Dense/config.json").write_text(json.dumps(sizes))
     save_file({"linear.weight": torch.zeros(shape).to(dtype)}, tmp_path / "2_Dense/model.safetensors")
-    with pytest.raises(MinibertError):
+    with pytest.raises(CheckpointError, match=r"2_Dense/model\.safetensors(: linear\.weight)? must hold "):
         SentenceEncoder.from_pretrained(tmp_path)
 
 

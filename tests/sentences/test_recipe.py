@@ -173,7 +173,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], type[MinibertError], str]] =
     "sizes that are not those of the weights": (
         lambda folder: edit_json(folder / DENSE, in_features=25),
         CheckpointError,
-        r"describes a Dense step of \[5, 25\]",
+        r"must hold \{'linear.weight': \(5, 25\), 'linear.bias': \(5,\)\} by .*config\.json, got",
     ),
     "no weights": (
         lambda folder: (folder / "2_Dense" / "model.safetensors").unlink(),
