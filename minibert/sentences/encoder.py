@@ -449,7 +449,8 @@ def check_iterable(texts: object) -> None:
     kind = type(texts).__name__
     if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
         raise TextTypeError(f"texts must be a list of strings, got {kind}: choose one column, such as table['text']")
-    if isinstance(texts, str | bytes | bytearray) or not isinstance(texts, Iterable):
+    without_length = getattr(texts, "ndim", 1) == 0  # an array of one string cannot be iterated over
+    if isinstance(texts, str | bytes | bytearray) or not isinstance(texts, Iterable) or without_length:
         raise TextTypeError(f"texts must be a list or another iterable of strings, got {kind}")
     if isinstance(texts, set | frozenset):
         raise TextTypeError(f"texts must have an order, got {kind}: pass sorted(texts), to know which vector is whose")

@@ -334,9 +334,10 @@ def test_a_file_of_texts_that_does_not_exist(small: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_string_for_texts(encoder, tmp_path: Path) -> None:
-    with pytest.raises(TextTypeError, match=r"texts must be a list .* got str"):
-        embed(encoder, "abc", tmp_path / "out.npy")
+@pytest.mark.parametrize("texts", ["abc", b"abc", np.array("abc"), torch.tensor(3), 5])
+def test_a_single_thing_for_texts(encoder, tmp_path: Path, texts: Any) -> None:
+    with pytest.raises(TextTypeError, match=f"texts must be a list .* got {type(texts).__name__}"):
+        embed(encoder, texts, tmp_path / "out.npy")
     assert list(tmp_path.iterdir()) == []
 
 
