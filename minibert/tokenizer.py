@@ -446,9 +446,9 @@ class BertTokenizer:
         at neighbours alone, as BERT's do, what follows the beginning can change only two things in it: its last word,
         and an added token that it cuts in two. Such a token of n characters is split into n tokens at most.
         """
-        local = isinstance(self.tokenizer.normalizer, normalizers.BertNormalizer | None)
-        local = local and isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
-        if not local or self.truncation_side == "left":
+        is_local = _goes_by_character(self.tokenizer.normalizer)
+        is_local = is_local and isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        if not is_local or self.truncation_side == "left":
             return list(texts)
         added = max((len(token.content) for token in self.tokenizer.get_added_tokens_decoder().values()), default=0)
 
@@ -462,8 +462,16 @@ class BertTokenizer:
                 length *= 2
             return text
 
-        # Of a pair, which text is cut depends on the whole length of both.
-        return [beginning(text) if isinstance(text, str) else text for text in texts]
+        def beginnings(first: str, second: str) -> tuple[str, str]:
+            if len(first) > len(second):
+                return beginnings(second, first)[::-1]
+            if len(second) <= CHARACTERS_PER_TOKEN * limit or beginning(first) != first:
+                return first, second
+            # If both have more tokens than the limit, their whole lengths decide which keeps one more.
+            is_short = len(self._encode([first], None, add_special_tokens=False)[0]) <= limit
+            return first, beginning(second) if is_short else second
+
+        return [beginning(text) if isinstance(text, str) else beginnings(*text) for text in texts]
 
     def _encode(self, texts: Sequence[Text], limit: int | None, add_special_tokens: bool = True) -> list[Encoding]:
         with self._lock:
@@ -476,6 +484,13 @@ class BertTokenizer:
 
 
 # --- the library's tokenizer: its errors, its lock -------------------------------------------------------------------
+
+
+def _goes_by_character(normalizer: Any) -> bool:
+    """Whether what a normalizer makes of a character does not depend on the ones around it, accents aside."""
+    if isinstance(normalizer, normalizers.Sequence):
+        return all(_goes_by_character(normalizer[index]) for index in range(len(normalizer)))
+    return isinstance(normalizer, normalizers.BertNormalizer | normalizers.Lowercase | None)
 
 
 @contextmanager
@@ -765,6 +780,8 @@ def _check_new_ids(tokenizer: Tokenizer) -> None:
 
     The library takes the number of tokens for the next id, which is too small if a line of vocab.txt occurs twice.
     """
+    if tokenizer.get_vocab_size() == tokenizer.get_vocab_size(with_added_tokens=False):
+        return  # no new token, as in nearly all checkpoints
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     of_id = {token_id: token for token, token_id in vocabulary.items()}
     for token, token_id in tokenizer.get_vocab().items():

@@ -16,7 +16,7 @@ import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.examples import examples
-from tokenizers import AddedToken, BertWordPieceTokenizer
+from tokenizers import AddedToken, BertWordPieceTokenizer, normalizers
 
 from minibert import BertTokenizer
 from minibert.checkpoints import json_files
@@ -484,6 +484,25 @@ def test_a_long_text_is_cut_before_it_is_tokenised(
     assert (ours.ids, ours.offsets, bool(ours.overflowing)) == (whole.ids, whole.offsets, bool(whole.overflowing))
 
 
+@examples(150)
+@given(
+    short=st.lists(st.sampled_from(PIECES), min_size=1, max_size=12),
+    pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=20),
+    times=st.integers(1, 40),
+    limit=st.integers(5, 12),
+    is_first=st.booleans(),
+)
+@example(short=["fly"], pieces=["the "], times=60, limit=7, is_first=True)
+@example(short=["a "] * 60, pieces=["fly "], times=100, limit=8, is_first=False)
+def test_a_long_text_of_a_pair_is_cut_before_it_is_tokenised(
+    tokenizer: BertTokenizer, short: list[str], pieces: list[str], times: int, limit: int, is_first: bool
+) -> None:
+    pair = ("".join(short) + "a", "".join(pieces) * times + "the end")[:: 1 if is_first else -1]
+    (whole,), (ours,) = tokenizer._encode([pair], limit), tokenizer.encode([pair], limit)
+    assert (ours.ids, ours.type_ids, ours.offsets) == (whole.ids, whole.type_ids, whole.offsets)
+    assert bool(ours.overflowing) == bool(whole.overflowing)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -512,11 +531,16 @@ def test_memory_is_bounded_by_the_limit_not_by_the_text(
 
     def watched(self: BertTokenizer, texts: list[str], *rest: Any, **options: Any) -> Any:
         nonlocal longest
-        longest = max(longest, *map(len, texts))
+        longest = max(longest, *(len(text) for each in texts for text in as_arguments(each)))
         return encode(self, texts, *rest, **options)
 
     monkeypatch.setattr(BertTokenizer, "_encode", watched)
-    assert len(tokenizer.encode(["the fly in the soup " * 1_000_000], 128)[0]) == 128
+    long = "the fly in the soup " * 1_000_000
+    assert len(tokenizer.encode([long], 128)[0]) == 128
+    assert len(tokenizer.encode([("the fly", long), (long, "the fly")], 128)[1]) == 128
+    lower = copy.copy(tokenizer)
+    lower.tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.BertNormalizer()])
+    assert len(lower.encode([long], 128)[0]) == 128
     assert 0 < longest < 10_000
 
 

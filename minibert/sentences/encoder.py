@@ -499,7 +499,7 @@ def _lower_casing(tokenizer: BertTokenizer) -> BertTokenizer:
     steps = [normalizer] if normalizer else []
     if isinstance(normalizer, normalizers.Sequence):
         steps = [normalizer[index] for index in range(len(normalizer))]
-    if steps and isinstance(steps[0], normalizers.Lowercase):
+    if any(isinstance(step, normalizers.Lowercase) for step in steps):
         return tokenizer
     lower = copy.copy(tokenizer)
     lower.tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

@@ -22,6 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from support.examples import examples
 from support.sentences import edit_json, same_batch
 from support.texts import SIX
+from tokenizers import normalizers
 from torch import nn
 
 from minibert import BertModel, BertTokenizer, SentenceEncoder, mean_pool
@@ -310,6 +311,14 @@ def test_lower_case_is_the_recipes_in_memory_and_on_disk(small: Path, tmp_path: 
         assert torch.equal(encoder.encode(SIX), vectors)
         assert encoder.fingerprint() == fingerprint
         assert encoder.tokenizer.to_json().count("Lowercase") == 1
+
+
+def test_lower_case_anywhere_in_a_normalizer_is_enough(small: Path) -> None:
+    """As for sentence-transformers, which adds none then."""
+    tokenizer = BertTokenizer.from_pretrained(small)
+    tokenizer.tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    encoder = SentenceEncoder(BertModel.from_pretrained(small), tokenizer, Recipe(do_lower_case=True)).eval()
+    assert encoder.tokenizer is tokenizer
 
 
 @pytest.mark.parametrize("text", ["\u200b", "", " ", "\x00", "\ufeff", "\x0c"])
