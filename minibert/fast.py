@@ -8,22 +8,23 @@ parameters each time, so no copy can be out of date. And `applies_to` looks at e
 not precisely as `model.py` made it, `SentenceEncoder` computes with `model.py` instead.
 
 The speed comes from five tricks. In brackets is how much longer it takes without each of them: for paragraphs of mixed
-length, and for one short text, on two cores (`python tests/benchmarks/tricks.py` removes one trick at a time).
+length, and for one short text, on two cores with AVX-512 (`python tests/benchmarks/tricks.py` removes one trick at a
+time).
 
-1. **Batch texts of similar length** (2.5 × together with the next one, -). In batches of texts in the order given, most
+1. **Batch texts of similar length** (2.3 × together with the next one, -). In batches of texts in the order given, most
    positions are padding. `vectors/batches.py` sorts the texts by length and fills each batch with about 1,024 tokens:
-   matrix products of fewer rows are slower (256 tokens: 1.26 ×), larger ones are not faster (4,096 tokens: 0.99 ×). Not
+   matrix products of fewer rows are slower (256 tokens: 1.17 ×), larger ones are not faster (4,096 tokens: 1.07 ×). Not
    exact: the sums in products of different shapes are computed in different orders, so they are rounded differently.
-2. **No padding** (1.15 ×, 1.06 ×). The tokens of all texts in a batch are concatenated, (N, D). Everything except
+2. **No padding** (1.12 ×, 0.94 ×). The tokens of all texts in a batch are concatenated, (N, D). Everything except
    attention works on each token alone and never needs to know where a text ends. Exact: padding never affected the
    result.
-3. **No attention mask** (1.00 ×, 1.04 ×). Attention does need to know where a text ends. It is computed for one bucket
+3. **No attention mask** (0.99 ×, 0.93 ×). Attention does need to know where a text ends. It is computed for one bucket
    of texts of equal length at a time, (b, H, S, W), where no position has to be masked. Exact, for the same reason.
-4. **oneDNN's matrix products** (TIMES). PyTorch has two libraries for float32 products on a CPU and gives those of a
-   linear layer to MKL, which uses the widest instructions on Intel's processors only. Not exact: the sums are computed
-   in another order.
-5. **In-place operations** (1.01 ×, 1.00 ×). The residual connection and GELU overwrite their inputs. Exact. This saves
-   memory, but no measurable time.
+4. **oneDNN's matrix products** (1.75 ×, 1.51 ×). PyTorch has two libraries for float32 products on a CPU and gives
+   those of a linear layer to MKL, which on this processor, an AMD EPYC, does not use the widest instructions. Not exact:
+   the sums are computed in a different order.
+5. **In-place operations** (1.04 ×, 1.01 ×). The residual connection and GELU overwrite their inputs. Exact. This saves
+   memory, and hardly any time.
 
 Vectors of length 1 differ from those of `model.py` by less than 1e-6 (`tests/test_fast.py`). Where the rest of the time
 goes, and which other tricks did not help, is in `tests/benchmarks/README.md`.

@@ -209,16 +209,3 @@ def _flush_to_disk(file: Path) -> None:
     """Makes sure that a file's content survives a power cut, before its name points to it."""
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
-
-
-def write_file(file: Path, text: str) -> None:
-    """Writes one file of text, whole or not at all; raises a `StoreError` if it cannot."""
-    incoming = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
-    try:
-        incoming.write_text(text, encoding="utf-8")
-        _flush_to_disk(incoming)
-        incoming.replace(file)
-    except OSError as error:
-        raise StoreError(f"cannot write {file}: {error}") from None
-    finally:
-        incoming.unlink(missing_ok=True)

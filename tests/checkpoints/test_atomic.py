@@ -19,7 +19,6 @@ from minibert.checkpoints.atomic import (
     finish_save,
     reading,
     write_atomically,
-    write_file,
 )
 from minibert.errors import CheckpointNotFoundError, StoreError
 
@@ -313,15 +312,3 @@ def test_every_file_is_on_the_disk_before_it_is_moved(tmp_path: Path, monkeypatc
         (incoming / "a").write_text("a")
         (incoming / "b").write_text("b")
     assert len(flushed) == 3  # and the list of files to remove
-
-
-def test_one_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_file(tmp_path / "a", "old")
-
-    def fail(_: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("minibert.checkpoints.atomic._flush_to_disk", fail)
-    with pytest.raises(StoreError, match=r"cannot write .*a: .*No space left"):
-        write_file(tmp_path / "a", "new")
-    assert contents(tmp_path) == {"a": "old"}
