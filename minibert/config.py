@@ -190,7 +190,10 @@ class BertConfig:
             CheckpointNotFoundError: there is no such file.
             ConfigError: it is not JSON, or not the config of a BERT that we can build; the message names the file.
         """
-        file = Path(file)
+        try:
+            file = Path(file).expanduser()
+        except (TypeError, RuntimeError):  # not a path, or ~ of a user without a home
+            raise ConfigError(f"file must be the path of a config.json, got {shown(file)}") from None
         fields = read_object(file, ConfigError)
         for field in changes:
             check_one_of("each changed field", field, FIELDS, ConfigError)

@@ -120,8 +120,8 @@ def embed(
         TextTypeError, TextError: a text is not a string, or is empty. The windows before it are kept.
     """
     try:
-        target = Path(file)
-    except TypeError:
+        target = Path(file).expanduser()
+    except (TypeError, RuntimeError):  # not a path, or ~ of a user without a home
         raise EmbedError(f"file must be the path of a file, got {shown(file)}") from None
     if target.is_dir():
         raise StoreError(f"cannot write {target}: it is a folder")

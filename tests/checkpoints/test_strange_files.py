@@ -25,12 +25,14 @@ from minibert.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     ConfigError,
+    EmbedError,
     IgnoredSettingWarning,
     MinibertError,
     NewParametersWarning,
     StoreError,
 )
 from minibert.heads import model_class
+from minibert.sentences.corpus import embed
 
 SIZES = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
 
@@ -195,6 +197,10 @@ def test_a_home_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     BertModel.from_pretrained(folder).save_pretrained("~/x")
     assert (tmp_path / "home/x/config.json").is_file()
     assert not Path("~").exists()
+    assert BertConfig.from_json_file("~/x/config.json").hidden_size == 8
+    for file in ("~nobody-of-this-name/x", 5):
+        with pytest.raises(ConfigError, match=r"file must be the path of a config\.json, got"):
+            BertConfig.from_json_file(file)  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="folder must be the path of a folder, got 5"):
         BertModel.from_pretrained(folder).save_pretrained(5)  # type: ignore[arg-type]
 
@@ -493,3 +499,12 @@ def test_headers_that_lie(folder: Path) -> None:
         with pytest.raises(CheckpointError, match="is damaged or not a safetensors file") as error:
             BertModel.from_pretrained(folder)
         assert len(str(error.value)) < 1000
+
+
+def test_embed_takes_a_home_folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    embed(SentenceEncoder.from_pretrained(checkpoint), ["a fly"], "~/x.npy")
+    assert (tmp_path / "x.npy").is_file()
+    with pytest.raises(EmbedError, match="file must be the path of a file, got '~nobody-of"):
+        embed(SentenceEncoder.from_pretrained(checkpoint), ["a fly"], "~nobody-of-this-name/x.npy")
