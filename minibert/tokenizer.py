@@ -446,7 +446,8 @@ class BertTokenizer:
         at neighbours alone, as BERT's do, what follows the beginning can change only two things in it: its last word,
         and an added token that it cuts in two. Such a token of n characters is split into n tokens at most.
         """
-        is_local = _goes_by_character(self.tokenizer.normalizer)
+        normalizer = self.tokenizer.normalizer
+        is_local = normalizer is None or _goes_by_character(json.loads(normalizer.__getstate__()))
         is_local = is_local and isinstance(self.tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         if not is_local or self.truncation_side == "left":
             return list(texts)
@@ -486,11 +487,11 @@ class BertTokenizer:
 # --- the library's tokenizer: its errors, its lock -------------------------------------------------------------------
 
 
-def _goes_by_character(normalizer: Any) -> bool:
+def _goes_by_character(step: Mapping[str, Any]) -> bool:
     """Whether what a normalizer makes of a character does not depend on the ones around it, accents aside."""
-    if isinstance(normalizer, normalizers.Sequence):
-        return all(_goes_by_character(normalizer[index]) for index in range(len(normalizer)))
-    return isinstance(normalizer, normalizers.BertNormalizer | normalizers.Lowercase | None)
+    if step["type"] == "Sequence":
+        return all(_goes_by_character(each) for each in step["normalizers"])
+    return step["type"] in ("BertNormalizer", "Lowercase")
 
 
 @contextmanager

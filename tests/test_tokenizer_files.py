@@ -266,6 +266,14 @@ def test_a_generic_file_that_no_text_survives(tmp_path: Path, changes: dict[str,
         BertTokenizer.from_pretrained(folder)
 
 
+def test_a_normalizer_inside_a_normalizer(tmp_path: Path) -> None:
+    """The library's own way to look into it never ends."""
+    nested = {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}]}
+    folder = write(tmp_path / "a", {"tokenizer.json": trained(normalizer=nested), "tokenizer_config.json": GENERIC})
+    assert_as_transformers(folder)
+    assert len(BertTokenizer.from_pretrained(folder)("The " * 999, truncation=True)["input_ids"][0]) == 512
+
+
 @pytest.mark.parametrize("content,pattern", [("'", "`"), (" ", "\u3000"), ("", "\u00ad"), ("xyz", "x")])
 def test_a_normalizer_that_replaces_characters(tmp_path: Path, content: str, pattern: str) -> None:
     replace = {"type": "Replace", "pattern": {"String": pattern}, "content": content}
@@ -458,6 +466,37 @@ def test_files_against_each_other(
     assert again.to_json() == ours.to_json()
     assert again(TEXTS)["input_ids"].tolist() == ours(TEXTS)["input_ids"].tolist()
     assert_as_transformers(folder / "saved")
+
+
+NAMES = [*SETTINGS, "never_split", "auto_map", "word_tokenizer_type", "model_max_length", "max_position_embeddings"]
+ANY_JSON = st.recursive(
+    st.sampled_from([None, True, False, 0, -1, 5, 1.5, 10**400, float("nan"), "", "x", "[MASK]", "\x00", "\u00b2"]),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(st.sampled_from(["content", "lstrip", "24", "-1", "99999999999", "\u00b2"]), inner, max_size=2),
+    ),
+    max_leaves=4,
+)
+FOUR_FILES = ("tokenizer_config.json", "config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+@examples(150)
+@given(
+    files=st.fixed_dictionaries(
+        {}, optional={name: st.dictionaries(st.sampled_from(NAMES), ANY_JSON, max_size=3) for name in FOUR_FILES}
+    ),
+    has_json=st.booleans(),
+)
+def test_any_settings(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Any], has_json: bool) -> None:
+    """A tokenizer that works, or an error of ours."""
+    files = {"vocab.txt": vocabulary(WORDS), **files, **({"tokenizer.json": trained()} if has_json else {})}
+    with contextlib.suppress(MinibertError):
+        tokenizer = BertTokenizer.from_pretrained(write(tmp_path_factory.getbasetemp() / "any", files))
+        assert tokenizer.convert_ids_to_tokens(tokenizer("the cat")["input_ids"][0])[1:-1] == ["the", "cat"]
+        assert tokenizer(["the cat " * 600, "cat"], truncation=True)["input_ids"].shape == (
+            2,
+            tokenizer.model_max_length,
+        )
 
 
 # --- long texts ------------------------------------------------------------------------------------------------------
