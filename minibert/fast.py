@@ -21,7 +21,7 @@ time).
 3. **No attention mask** (0.99 ×, 0.93 ×). Attention does need to know where a text ends. It is computed for one bucket
    of texts of equal length at a time, (b, H, S, W), where no position has to be masked. Exact, for the same reason.
 4. **oneDNN's matrix products** (1.75 ×, 1.51 ×). PyTorch has two libraries for float32 products on a CPU and gives
-   those of a linear layer to MKL, which on this processor, an AMD EPYC, does not use the widest instructions. Not exact:
+   those of a linear layer to MKL, which does not use the widest instructions of this processor, an AMD EPYC. Not exact:
    the sums are computed in a different order.
 5. **In-place operations** (1.04 ×, 1.01 ×). The residual connection and GELU overwrite their inputs. Exact. This saves
    memory, and hardly any time.

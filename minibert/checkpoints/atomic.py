@@ -52,7 +52,8 @@ def write_atomically(folder: str | os.PathLike[str], owns: Sequence[str]) -> Ite
     """
     try:
         folder = Path(folder).expanduser()
-    except (TypeError, RuntimeError) as error:  # not a path, or ~ of a user without a home
+        folder.exists()
+    except (TypeError, ValueError, RuntimeError) as error:  # not a path, or ~ of a user without a home
         raise StoreError(f"folder must be the path of a folder, got {shown(folder)} ({error})") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -111,6 +111,9 @@ def resolve(
         CheckpointNotFoundError: no folder, store entry or repository has that name.
         DownloadError: the hub cannot be reached, or refuses.
     """
+    if not isinstance(name_or_folder, str | os.PathLike) or isinstance(os.fspath(name_or_folder), bytes):
+        got = shown(name_or_folder)
+        raise CheckpointNotFoundError(f"name_or_folder must be a folder or a checkpoint's name, got {got}")
     name = os.fspath(name_or_folder)
     try:
         folder = Path(name).expanduser()

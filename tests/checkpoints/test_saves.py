@@ -138,6 +138,13 @@ def test_what_is_saved_beside_stays(tmp_path: Path, tokenizer: BertTokenizer) ->
     assert (tmp_path / "my_head.pt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("folder", [None, 5, b"a", "a\0b", ["a"]])
+def test_a_folder_that_is_not_a_path(tokenizer: BertTokenizer, folder: object) -> None:
+    for save in (model(0).save_pretrained, tokenizer.save_pretrained, encoder(tokenizer, 0).save_pretrained):
+        with pytest.raises(StoreError, match="folder must be the path of a folder"):
+            save(folder)  # type: ignore[arg-type]
+
+
 def test_tokens_of_an_older_save_are_gone(tmp_path: Path, tokenizer: BertTokenizer) -> None:
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<old>": len(WORDS)}))
     tokenizer.save_pretrained(tmp_path)

@@ -338,7 +338,7 @@ def test_a_folder_without_a_checkpoint_is_not_taken_for_one(empty_store: Path, m
         store.download("somebody/tiny-bert")
 
 
-@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 300, "a\0b"])
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 300, "a\0b", None, 5, b"x", ["a"], {}])
 def test_names_that_the_file_system_refuses(name: str) -> None:
     with pytest.raises(CheckpointNotFoundError):
         store.resolve(name)
