@@ -52,7 +52,8 @@ def write_atomically(folder: str | os.PathLike[str], owns: Sequence[str]) -> Ite
     """
     try:
         folder = Path(folder).expanduser()
-        folder.exists()
+        if "\0" in str(folder):
+            raise ValueError("it has a null character")
     except (TypeError, ValueError, RuntimeError) as error:  # not a path, or ~ of a user without a home
         raise StoreError(f"folder must be the path of a folder, got {shown(folder)} ({error})") from None
     try:
