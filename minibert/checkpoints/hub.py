@@ -57,12 +57,12 @@ def fetch(
         if local_files_only:
             return _cached(name, revision, files)
         try:
-            # Two requests, which fail soon where there is no network; the client's later ones would retry each file.
+            # Requests that fail soon where there is no network; the client's later ones would retry each file.
             info = HfApi().model_info(name, revision=revision, token=token, timeout=PATIENCE, files_metadata=True)
             present = [sibling.rfilename for sibling in info.siblings or ()]
             wanted = needed(present, files)
-            if wanted:
-                _ask(name, wanted[0], str(info.sha), token)
+            for file in _to_fetch(name, wanted, str(info.sha), folder):
+                _ask(name, file, str(info.sha), token)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise
         except Exception:
@@ -80,6 +80,15 @@ def fetch(
         snapshot_download(name, revision=info.sha, local_dir=folder, **options)
         _check_hashes(folder, [sibling for sibling in info.siblings or () if sibling.rfilename in wanted])
         return folder
+
+
+def _to_fetch(name: str, files: Iterable[str], commit: str, folder: Path | None) -> list[str]:
+    """Those of the files that are not there yet, in a folder or in the client's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if folder is not None:
+        return [file for file in files if not (folder / file).is_file()]
+    return [file for file in files if not isinstance(try_to_load_from_cache(name, file, revision=commit), str)]
 
 
 def _ask(name: str, file: str, commit: str, token: str | None) -> None:

@@ -273,8 +273,9 @@ def test_a_hub_that_says_nothing(hub: Hub, run: Run, silent: str) -> None:
 
 @pytest.mark.parametrize("code", [SIZE, DOWNLOAD], ids=["cache", "store"])
 @pytest.mark.parametrize("etag", ["../../../pwned", "a/b", "x" * 300])
-def test_an_etag_that_is_a_path(hub: Hub, run: Run, tmp_path: Path, code: str, etag: str) -> None:
-    hub.etag = etag
+@pytest.mark.parametrize("of", ["", "model.safetensors"])
+def test_an_etag_that_is_a_path(hub: Hub, run: Run, tmp_path: Path, code: str, etag: str, of: str) -> None:
+    hub.etag, hub.etag_of = etag, of
     done = run(code)
     assert "is not to be trusted: its ETag is" in done.stderr
     assert not list(tmp_path.rglob("pwned"))
@@ -355,6 +356,8 @@ def test_only_one_format_of_weights_is_needed() -> None:
     names = ["config.json", "README.md", *safe, *pickle, "pytorch_model.bin.index.json", "model.safetensors.index.json"]
     assert needed(names, layout.ALL) == ["config.json", *safe, "model.safetensors.index.json"]
     assert needed([*names, "model.safetensors"], layout.ALL) == ["config.json", "model.safetensors"]
+    old = ["0_Transformer/vocab.txt", "0_Transformer/sentence_bert_config.json", "0_Transformer/pytorch_model.bin"]
+    assert needed([*old, "0_Transformer/tf_model.h5", "modules.json"], layout.ALL) == [*old, "modules.json"]
     assert needed(["config.json", *pickle, "pytorch_model.bin.index.json"], layout.WEIGHTS_PATTERNS) == [
         *pickle,
         "pytorch_model.bin.index.json",

@@ -24,7 +24,7 @@ class Hub(ThreadingHTTPServer):
         cut: a file name, and the number of bytes after which the connection breaks when it is first requested.
         stall: the same, but the connection stays open and silent.
         silent: part of a path; requests for it are never answered.
-        etag: the ETag of every file, instead of its hash.
+        etag: the ETag of the files whose names end with `etag_of`, instead of their hash.
         lie: whether files are sent as zeros, of the right length.
         stalled: set when a connection has stalled.
         requests: the requests so far, with the range if only a part of a file was requested.
@@ -42,7 +42,7 @@ class Hub(ThreadingHTTPServer):
         self.cut: tuple[str, int] | None = None
         self.stall: tuple[str, int] | None = None
         self.silent = ""
-        self.etag = ""
+        self.etag = self.etag_of = ""
         self.lie = False
         self.stalled = threading.Event()
         self.requests: list[str] = []
@@ -93,7 +93,9 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name that http.server asks for
 
     def send_file(self, name: str, content: bytes, part: str) -> None:
-        etag = self.server.etag or hashlib.sha1(content).hexdigest()
+        etag = hashlib.sha1(content).hexdigest()
+        if self.server.etag and name.endswith(self.server.etag_of):
+            etag = self.server.etag
         if self.server.lie:
             content = bytes(len(content))
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.server.commit}
