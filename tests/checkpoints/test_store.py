@@ -1,14 +1,19 @@
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
+import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minibert import BertConfig, BertModel
 from minibert.checkpoints import layout, store
@@ -295,6 +300,80 @@ def test_an_unpinned_checkpoint_is_whole_or_named(
     with pytest.raises(StoreError, match=re.escape(message)):
         store.download("somebody/tiny")
     assert sorted(folder.iterdir()) == before
+
+
+FOREIGN = ["mine.txt", "my models/head.pt", "other/config.json", "1_Pooling/config.json", ".notes"]
+
+
+@given(
+    name=st.sampled_from(["tiny", "org/tiny"]),
+    pinned=st.booleans(),
+    states=st.tuples(*[st.sampled_from(["absent", "right", "damaged", "a folder"])] * 2),
+    foreign=st.sets(st.sampled_from(FOREIGN)),
+    aside=st.booleans(),
+)
+def test_whatever_is_in_the_store_stays(
+    name: str, pinned: bool, states: tuple[str, str], foreign: set[str], aside: bool
+) -> None:
+    """A download ends in a whole checkpoint or an error, and what was there is there, or where the warning says."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        source, target = Path(folder) / "source", Path(folder) / "weights" / name
+        BertModel(TINY).save_pretrained(source)
+        hashes = {file.name: store.sha256(file) for file in source.iterdir()}
+        checkpoint = store.Checkpoint(name, sha256=hashes if pinned else {})
+        monkeypatch.setenv("MINIBERT_WEIGHTS", str(Path(folder) / "weights"))
+        catalogue_of(checkpoint, monkeypatch)
+        monkeypatch.setattr(store, "_fetch", lambda checkpoint, incoming: shutil.copytree(source, incoming))
+        for file, state in zip(sorted(hashes), states, strict=True):
+            fill(target / file, state, source / file)
+        for file in [*foreign, *(["../.tiny.1/file"] if aside else [])]:
+            fill(target / file, "damaged", source)
+        before = everything(target.parent)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with contextlib.suppress(StoreError):
+                assert store.download(name) == target
+                assert not (store.wrong_files(target, checkpoint) if pinned else store._what_is_wrong(target))
+        after = everything(target.parent)
+        moved = [str(warning.message).rpartition(" ")[2] for warning in caught]
+        for path, content in before.items():
+            new = [path, *(Path(other) / path.relative_to(target) for other in moved if target in path.parents)]
+            assert content in [after.get(each) for each in new]
+
+
+def fill(file: Path, state: str, source: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if state == "right":
+        shutil.copyfile(source, file)
+    elif state == "damaged":
+        file.write_text(f"something else: {file}")
+    elif state == "a folder":
+        fill(file / "inside", "damaged", source)
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {file: file.read_bytes() for file in files if ".incoming" not in file.parts}
+
+
+@pytest.mark.parametrize("kind", ["file", "broken link", "link to a folder", "an empty folder"])
+def test_what_has_the_name_of_a_checkpoint_and_is_none(empty_store: Path, tiny: Path, kind: str) -> None:
+    target = empty_store / "org" / "tiny"
+    target.parent.mkdir(parents=True)
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "an empty folder":
+        target.mkdir()
+    else:
+        target.symlink_to(tiny if kind == "link to a folder" else empty_store / "nowhere")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(store, "_fetch", lambda checkpoint, incoming: shutil.copytree(tiny, incoming))
+        if "folder" in kind:
+            assert BertModel.from_pretrained(store.download("org/tiny")).config.hidden_size == TINY.hidden_size
+        else:
+            with pytest.raises(StoreError, match=r"tiny must be a folder, got a file or a broken link: move it away"):
+                store.download("org/tiny")
+            assert os.path.lexists(target)
 
 
 def test_pip_is_not_what_lies_in_the_working_directory(
