@@ -1,5 +1,6 @@
 """Executes the lessons; `python tests/lessons.py [NAME …]` writes their outputs into the notebooks."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -21,8 +22,16 @@ def execute(lesson: Path) -> Any:
     notebook = nbformat.read(lesson, as_version=4)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-    place = {"metadata": {"path": str(lesson.parent)}}
-    NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True, resources=place).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(lesson.parent)}},
+        extra_arguments=["--InteractiveShellApp.ignore_cwd=True"],
+    )
+    # Neither the kernel nor a lesson imports what lies beside the notebook under the name of a package.
+    client.execute(env={**os.environ, "PYTHONSAFEPATH": "1"})
     notebook.metadata["language_info"] = {"name": "python"}  # the kernel writes its version here
     return notebook
 

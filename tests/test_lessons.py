@@ -3,6 +3,7 @@
 import re
 import shutil
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,15 @@ def test_a_change_is_noticed(tmp_path: Path) -> None:
     change("1 + 2", "1 / 0")
     with pytest.raises(Exception, match="ZeroDivisionError"):
         lessons.execute(file)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 puts the working directory first")
+def test_a_lesson_imports_nothing_that_lies_beside_it(tmp_path: Path) -> None:
+    for name in ("ipykernel_launcher", "json", "pip", "colorsys"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import pip, colorsys; print(1)")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, tmp_path / "01_small.ipynb")
+    (cell,) = lessons.code_cells(lessons.execute(tmp_path / "01_small.ipynb"))
+    assert lessons.shown(cell) == ["stdout: 1\n"]
+    assert not (tmp_path / "ran").exists()
