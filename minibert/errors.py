@@ -26,7 +26,7 @@ class CheckpointError(MinibertError, ValueError):
 
 
 class ChecksumError(CheckpointError):
-    """A downloaded file whose sha256 is not the one the catalogue pins."""
+    """A downloaded file whose hash is not the one that the catalogue pins, or that the hub states."""
 
 
 class DownloadError(MinibertError, ConnectionError):
@@ -87,6 +87,10 @@ class MissingPackageError(MinibertError, ImportError):
 
 class NewParametersWarning(UserWarning):
     """A model was loaded from a checkpoint that lacks some of its parameters: they start at random."""
+
+
+class CachedCopyWarning(UserWarning):
+    """The hub could not be reached, so a checkpoint was taken from the cache: its repository may be newer."""
 
 
 class MovedAsideWarning(UserWarning):

@@ -39,8 +39,7 @@ SENTENCE_ENCODER = (
     "config_sentence_transformers.json",
     "[0-9]_*/*.json",
     "[0-9]_*/vocab.txt",
-    f"[0-9]_*/{SAFETENSORS}",
-    f"[0-9]_*/{PICKLE}",
+    *(f"[0-9]_*/{weights}" for weights in WEIGHTS_PATTERNS if not weights.endswith(".json")),
 )
 # What a save of each kind replaces: the files of an older save that the new one lacks are removed. Here the names are
 # exact, unlike the patterns above, so that no file of the user's is among them.

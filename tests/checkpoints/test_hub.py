@@ -6,6 +6,8 @@ The hub's client reads its settings when it is imported, so whatever uses it run
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +17,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.hub_server import COMMIT, REPOSITORY, Hub, serve
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from support.hub_server import COMMIT, REPOSITORY, Answers, Hub, serve
 
 from minibert import BertConfig, BertModel
 from minibert.checkpoints import layout, store
-from minibert.checkpoints.hub import needed
+from minibert.checkpoints.hub import Limited
+from minibert.checkpoints.hub_cache import needed
+from minibert.errors import DownloadError
 
 NOWHERE = "http://127.0.0.1:9"
 TINY = BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
@@ -94,11 +100,11 @@ def nursery() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def run(nursery: subprocess.Popen[str], hub: Hub, tmp_path: Path) -> Run:
-    def run(code: str, url: str = hub.url, **settings: str) -> Done:
+    def run(code: str, url: str = hub.url, **variables: str) -> Done:
         outputs = [str(tmp_path / name) for name in ("stdout", "stderr")]
         assert nursery.stdin is not None
         assert nursery.stdout is not None
-        print(json.dumps([code, {**environment(url, tmp_path), **settings}, *outputs]), file=nursery.stdin, flush=True)
+        print(json.dumps([code, {**environment(url, tmp_path), **variables}, *outputs]), file=nursery.stdin, flush=True)
         returncode = int(nursery.stdout.readline())
         return Done(returncode, *(Path(name).read_text(encoding="utf-8") for name in outputs))
 
@@ -243,7 +249,10 @@ def test_a_part_of_a_repository_is_not_a_plain_bert(hub: Hub, run: Run, checkpoi
     (hub.folder / "modules.json").write_text(json.dumps(steps))
     load = f"print(SentenceEncoder.from_pretrained('{REPOSITORY}', local_files_only=True).recipe.pooling)"
     done = run(f"BertModel.from_pretrained('{REPOSITORY}'); BertTokenizer.from_pretrained('{REPOSITORY}'); {load}")
-    assert "has only a part of somebody/tiny-bert: modules.json is missing, and nothing says" in done.stderr
+    assert (
+        "has only a part of somebody/tiny-bert, as far as is known: 1_Pooling/config.json, modules.json is missing"
+        in (done.stderr)
+    )
     done = run(f"SentenceEncoder.from_pretrained('{REPOSITORY}'); {load}")
     assert done.stdout == "('cls',)\n", done.stderr
 
@@ -256,38 +265,58 @@ def test_a_plain_bert_is_known_to_be_one(hub: Hub, run: Run, checkpoint: Path) -
     assert run(load, HF_HUB_OFFLINE="1").stdout == "('mean',)\n"
 
 
-@pytest.mark.parametrize("silent", ["/api/models", "/resolve/"])
-def test_a_hub_that_says_nothing(hub: Hub, run: Run, silent: str) -> None:
-    """One message, after the time of one request."""
-    patient = "from minibert.checkpoints import hub; hub.PATIENCE = 1; "
+# The time that the client waits for an answer; it is 10 seconds unless the user says otherwise.
+IMPATIENT = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+
+
+@pytest.mark.parametrize(
+    "code, silent, requests",
+    [
+        (SIZE, "GET /api/models", 1),
+        (SIZE, "HEAD .*config", 1),
+        (DOWNLOAD, "HEAD .*model.safetensors", 1),
+        (DOWNLOAD, "GET .*model.safetensors", 3),
+    ],
+)
+def test_a_hub_that_says_nothing(hub: Hub, run: Run, code: str, silent: str, requests: int) -> None:
+    """One message, after the time of one request, and of three for the content of a file: half a minute at most."""
     hub.silent = silent
-    done = run(patient + SIZE)
-    assert "DownloadError: somebody/tiny-bert is neither a folder nor in the store" in done.stderr
-    assert len([request for request in hub.requests if silent in request]) == 1
+    done = run(code, **IMPATIENT)
+    assert "the hub could not provide somebody/tiny-bert (it did not answer in time: ReadTimeout" in done.stderr
+    assert len([request for request in hub.requests if re.match(silent, request)]) == requests
     hub.silent = ""
+    assert run(code).returncode == 0
+
+
+def test_what_the_cache_has_is_used_and_named(hub: Hub, run: Run) -> None:
+    """Where the hub is silent; the branch may have moved on, and a commit has not."""
     assert run(SIZE).stdout == "8\n"
-    hub.silent = silent
-    done = run(patient + SIZE)
-    assert done.stdout == "8\n", done.stderr  # from the cache
+    hub.silent = "."
+    for code, notes in {SIZE: 1, SIZE.replace("')", f"', revision='{COMMIT}')"): 0}.items():
+        done = run(code, **IMPATIENT)
+        assert done.stdout == "8\n", done.stderr
+        assert done.stderr.count("the copy in the cache is used, of commit 0123456") == notes
 
 
 @pytest.mark.parametrize("code", [SIZE, DOWNLOAD], ids=["cache", "store"])
-@pytest.mark.parametrize("etag", ["../../../pwned", "a/b", "x" * 300])
-@pytest.mark.parametrize("of", ["", "model.safetensors"])
-def test_an_etag_that_is_a_path(hub: Hub, run: Run, tmp_path: Path, code: str, etag: str, of: str) -> None:
-    hub.etag, hub.etag_of = etag, of
+@pytest.mark.parametrize("etag", ["../../../pwned", "a/b", "x" * 300, "", "d41d8cd98f00b204e9800998ecf8427e"])
+def test_an_etag_that_is_a_path(hub: Hub, run: Run, tmp_path: Path, code: str, etag: str) -> None:
+    """Of any file, and not only of the one that is asked for first."""
+    hub.answers = {"HEAD model.safetensors": {"headers": {"ETag": f'"{etag}"'}}}
     done = run(code)
+    assert hub.requests.count(f"HEAD /{REPOSITORY}/resolve/{COMMIT}/model.safetensors") == 1  # no second answer counts
     assert "is not to be trusted: its ETag is" in done.stderr
     assert not list(tmp_path.rglob("pwned"))
     assert not [file for file in (tmp_path / "weights").rglob("*") if file.suffix == ".safetensors"]
 
 
 def test_bytes_that_are_not_those_that_the_hub_lists(hub: Hub, run: Run, tmp_path: Path) -> None:
-    hub.lie = True
+    content = (hub.folder / "model.safetensors").read_bytes()
+    hub.answers = {"GET model.safetensors": {"body": bytes(len(content))}}
     done = run(DOWNLOAD)
     assert "not the content that the hub lists; try again" in done.stderr
     assert not (tmp_path / "weights" / REPOSITORY).exists()
-    hub.lie = False
+    hub.answers = {}
     assert run(f"{DOWNLOAD}; {SIZE}").returncode == 0
 
 
@@ -301,6 +330,167 @@ def test_an_interrupted_download_of_another_commit_is_not_continued(hub: Hub, ru
     assert run(DOWNLOAD).returncode == 0
     folder = tmp_path / "weights" / REPOSITORY
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+
+
+def test_settings_that_nobody_says_are_absent(hub: Hub, run: Run) -> None:
+    """Another program fetched the vocabulary alone: whether the words are cased, the cache does not tell."""
+    (hub.folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "a"]))
+    (hub.folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    fetch = "; ".join(
+        f"huggingface_hub.hf_hub_download('{REPOSITORY}', {file!r}, revision='{COMMIT}')"
+        for file in ("vocab.txt", "config.json")
+    )
+    tokens = f"print(BertTokenizer.from_pretrained('{REPOSITORY}', revision='{COMMIT}')('A').tokens())"
+    offline = tokens.replace("')('A')", "', local_files_only=True)('A')")
+    done = run(f"import huggingface_hub; {fetch}; {offline}")
+    assert "has only a part of somebody/tiny-bert, as far as is known: tokenizer.json, tokenizer_config.json" in (
+        done.stderr
+    )
+    assert run(tokens).stdout == run(offline).stdout == "['[CLS]', 'A', '[SEP]']\n"
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_other_programs_fetched_is_used_if_they_noted_what_is_absent(
+    hub: Hub, run: Run, checkpoint: Path, tmp_path: Path, noted: bool
+) -> None:
+    """As sentence-transformers leaves the cache: the client keeps a note of each file that it did not find."""
+    repository = tmp_path / "hf" / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    shutil.copytree(checkpoint, snapshot, ignore=shutil.ignore_patterns("*.safetensors", ".*"))
+    BertModel(dataclasses.replace(TINY, vocab_size=30522)).save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    absent = repository / ".no_exist" / COMMIT
+    for file in ("added_tokens.json", "2_Normalize/config.json") if noted else ("added_tokens.json",):
+        (absent / file).parent.mkdir(parents=True, exist_ok=True)
+        (absent / file).touch()
+    done = run(f"print(SentenceEncoder.from_pretrained('{REPOSITORY}', local_files_only=True).recipe.max_seq_length)")
+    if noted:
+        assert done.stdout == "256\n", done.stderr
+    else:
+        assert "as far as is known: 2_Normalize/config.json is missing" in done.stderr
+
+
+def test_an_old_layout_by_name(hub: Hub, run: Run, checkpoint: Path) -> None:
+    """The BERT and its vocabulary are in a folder of their own, and only one format of its weights is downloaded."""
+    shutil.rmtree(hub.folder)
+    inner = hub.folder / "0_Transformer"
+    BertModel(dataclasses.replace(TINY, vocab_size=30522)).save_pretrained(inner)
+    (inner / "pytorch_model.bin").write_bytes(b"0" * 1000)
+    (inner / "vocab.txt").write_text((checkpoint / "vocab.txt").read_text())
+    (inner / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    (inner / "sentence_bert_config.json").write_text('{"max_seq_length": 77}')
+    (hub.folder / "1_Pooling").mkdir()
+    (hub.folder / "1_Pooling/config.json").write_text('{"pooling_mode": "cls"}')
+    kinds = {"0_Transformer": "Transformer", "1_Pooling": "Pooling"}
+    steps = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (hub.folder / "modules.json").write_text(json.dumps(steps))
+    code = f"print(SentenceEncoder.from_pretrained('{REPOSITORY}').max_seq_length)"
+    assert run(code).stdout == run(code, HF_HUB_OFFLINE="1").stdout == "77\n"
+    assert "pytorch_model.bin" not in downloaded(hub)
+    assert run(DOWNLOAD).returncode == 0
+
+
+@pytest.mark.parametrize("revision", ["", "../../../x", "/etc/x", "a//b", "a..b", "a b"])
+def test_a_revision_that_is_a_path(hub: Hub, run: Run, revision: str) -> None:
+    done = run(f"BertModel.from_pretrained('{REPOSITORY}', revision={revision!r})")
+    assert "revision must be a branch, a tag or a commit, got" in done.stderr
+    assert hub.requests == []
+
+
+# --- Whatever a server answers ---
+
+HOSTILE = """
+import pathlib, time, urllib.request
+from huggingface_hub import constants
+from minibert.checkpoints import hub
+time.sleep = lambda seconds: None
+for number in range({count}):
+    urllib.request.urlopen(os.environ["HF_ENDPOINT"] + f"/script/{{number}}").close()
+    folder = pathlib.Path({folder!r}) / str(number)
+    constants.HF_HUB_CACHE = str(folder / "cache")
+    try:
+        into = folder / "store" if number % 2 else None
+        found = hub.fetch("{name}", ["*.json", "vocab.txt"], revision="main", folder=into)
+        print("found")
+    except MinibertError as error:
+        print(type(error).__name__)
+"""
+
+ETAGS = st.sampled_from(["", "/nowhere/x", '"../../../../x"', 'W/"a/b"', f'"{"0" * 40}"', f'"{"a" * 64}"', '"x"', None])
+COMMITS = st.sampled_from([None, "main", "../../x", "0" * 40, COMMIT.upper(), ""])
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "ETag": ETAGS,
+        "X-Linked-Etag": ETAGS,
+        "X-Repo-Commit": COMMITS,
+        "X-Linked-Size": st.sampled_from([None, "0", "3", "-1", "x", str(10**12)]),
+        "Location": st.sampled_from(["/", "http://127.0.0.1:9/x", "file:///etc/passwd"]),
+        "Content-Encoding": st.sampled_from(["gzip", "x"]),
+    },
+)
+NAMES = st.sampled_from(["../../x.json", "/x.json", "a\\..\\x.json", "./x.json", "a/./x.json", "C:x.json", "\0.json"])
+LISTS = st.one_of(
+    st.builds(lambda names: {"siblings": [{"rfilename": name} for name in names]}, st.lists(NAMES, max_size=2)),
+    st.builds(lambda commit: {"sha": commit}, COMMITS),
+    st.sampled_from([{"id": None}, {"siblings": None}, {"siblings": [{}]}, {"siblings": 1}]),
+)
+WRONG = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from([204, 206, 302, 401, 403, 404, 416, 418]),
+        "headers": HEADERS,
+        "body": st.sampled_from([b"", b"{}", b"<html>", b"\0" * 2_000]),
+    },
+)
+ANSWERS = st.dictionaries(
+    st.sampled_from(["HEAD config.json", "GET config.json", "HEAD vocab.txt", "GET vocab.txt"]), WRONG, max_size=3
+)
+USUAL = {"id": REPOSITORY, "sha": COMMIT, "siblings": [{"rfilename": "config.json"}, {"rfilename": "vocab.txt"}]}
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> Answers:
+    facts = {**USUAL, **(draw(LISTS) if draw(st.booleans()) else {})}
+    return {**draw(ANSWERS), "GET ": {"body": json.dumps(facts).encode()}}
+
+
+@settings(
+    max_examples=max(2, settings.default.max_examples // 25),
+    phases=[Phase.explicit, Phase.generate],  # one example is forty answers, which take too long to make smaller
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(scripts(), min_size=40, max_size=40))
+def test_whatever_a_server_answers(hub: Hub, run: Run, tmp_path: Path, scripts: list[Answers]) -> None:
+    """The files are the right ones, or there is an error of ours; and nothing is written anywhere else."""
+    hub.scripts, hub.obliging = scripts, True
+    target = tmp_path / "results"
+    shutil.rmtree(target, ignore_errors=True)
+    before = set(outside(tmp_path, target))
+    done = run(HOSTILE.format(count=len(scripts), folder=str(target), name=REPOSITORY), **IMPATIENT)
+    assert done.returncode == 0, done.stderr
+    assert set(outside(tmp_path, target)) <= before | {tmp_path / "stdout", tmp_path / "stderr"}
+    right = {"config.json": (hub.folder / "config.json").read_bytes(), "vocab.txt": b"0" * 1000}
+    for number, result in enumerate(done.stdout.split()):
+        snapshots = target / str(number) / "cache" / f"models--{REPOSITORY.replace('/', '--')}" / "snapshots"
+        folder = target / str(number) / "store" if number % 2 else snapshots / COMMIT
+        files = {file.relative_to(folder).as_posix(): file for file in folder.glob("[!.]*")}
+        assert all(file.read_bytes() == right[name] for name, file in files.items()), scripts[number]
+        assert result.endswith("Error") or result == "found"
+
+
+def outside(folder: Path, target: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if "hf" not in file.parts and target not in [file, *file.parents])
+
+
+def test_more_bytes_than_were_stated_are_not_kept(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("ab") as stream:
+        limited = Limited(stream, 5)
+        limited.write(b"12345")
+        with pytest.raises(DownloadError, match="the hub sends more than the 5 bytes that it stated"):
+            limited.write(b"6")
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 def test_no_network(run: Run) -> None:
@@ -317,9 +507,9 @@ def test_no_network(run: Run) -> None:
 def test_a_download_killed_at_any_byte_is_resumed(hub: Hub, run: Run, tmp_path: Path, at: int) -> None:
     size = (hub.folder / "model.safetensors").stat().st_size
     hub.stall = ("model.safetensors", at % size)
-    settings = {**WITHOUT_HUB_SETTINGS, **environment(hub.url, tmp_path)}
+    variables = {**WITHOUT_HUB_SETTINGS, **environment(hub.url, tmp_path)}
     line = [sys.executable, "-c", f"from minibert.checkpoints import store; {DOWNLOAD}"]
-    with subprocess.Popen(line, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         assert hub.stalled.wait(30)
         time.sleep(0.2)  # for what was sent to be written
         process.send_signal(signal.SIGKILL)

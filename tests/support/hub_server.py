@@ -13,6 +13,8 @@ from typing import Any
 REPOSITORY = "somebody/tiny-bert"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+Answers = dict[str, dict[str, Any]]
+
 
 class Hub(ThreadingHTTPServer):
     """Serves the files of one folder as the repository `REPOSITORY`, at one commit.
@@ -23,9 +25,11 @@ class Hub(ThreadingHTTPServer):
         token: the access token that a request must have; "" means none.
         cut: a file name, and the number of bytes after which the connection breaks when it is first requested.
         stall: the same, but the connection stays open and silent.
-        silent: part of a path; requests for it are never answered.
-        etag: the ETag of the files whose names end with `etag_of`, instead of their hash.
-        lie: whether files are sent as zeros, of the right length.
+        silent: a pattern; requests like it ("GET /path") are never answered.
+        answers: what is wrong with the answer to "HEAD config.json", "GET config.json" …, or to "GET " for the list of
+            files: another `status` or `body`, and `headers` instead of the correct ones, of which None means none.
+        obliging: whether it has any file that is asked for, of whatever commit it was said to be.
+        scripts: several `answers`; a request for "/script/3" makes the fourth the one that counts.
         stalled: set when a connection has stalled.
         requests: the requests so far, with the range if only a part of a file was requested.
     """
@@ -42,8 +46,9 @@ class Hub(ThreadingHTTPServer):
         self.cut: tuple[str, int] | None = None
         self.stall: tuple[str, int] | None = None
         self.silent = ""
-        self.etag = self.etag_of = ""
-        self.lie = False
+        self.answers: Answers = {}
+        self.obliging = False
+        self.scripts: list[Answers] = []
         self.stalled = threading.Event()
         self.requests: list[str] = []
 
@@ -68,8 +73,13 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         files = self.server.files()
         commit = self.server.commit
-        if self.server.silent and self.server.silent in self.path:
+        if path.startswith("/script/"):
+            self.server.answers = self.server.scripts[int(path.removeprefix("/script/"))]
+            return self.answer(200, b"")
+        if self.server.silent and re.match(self.server.silent, f"{self.command} {self.path}"):
             threading.Event().wait(60)
+            self.close_connection = True
+            return None
         if self.server.status:
             return self.answer(self.server.status, b"{}")
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
@@ -78,7 +88,9 @@ class Handler(BaseHTTPRequestHandler):
             if path.rpartition("/")[2] not in ("main", commit):
                 return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             siblings = [listed(name, content) for name, content in files.items()]
-            return self.answer(200, json.dumps({"id": REPOSITORY, "sha": commit, "siblings": siblings}).encode())
+            return self.answer(
+                200, json.dumps({"id": REPOSITORY, "sha": commit, "siblings": siblings}).encode(), name=""
+            )
         if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
             tree = [
                 {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
@@ -88,17 +100,16 @@ class Handler(BaseHTTPRequestHandler):
         prefix = f"/{REPOSITORY}/resolve/{commit}/"
         if path.startswith(prefix) and path.removeprefix(prefix) in files:
             return self.send_file(path.removeprefix(prefix), files[path.removeprefix(prefix)], part)
+        if self.server.obliging and not path.startswith("/api/"):
+            said = json.loads(self.server.answers["GET "]["body"]).get("sha")
+            blob = '"9e26dfeeb6e641a33dae4961196235bdb965b21b"'  # git's hash of {}
+            return self.answer(200, b"{}", {"ETag": blob, "X-Repo-Commit": str(said)})
         return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server asks for
 
     def send_file(self, name: str, content: bytes, part: str) -> None:
-        etag = hashlib.sha1(content).hexdigest()
-        if self.server.etag and name.endswith(self.server.etag_of):
-            etag = self.server.etag
-        if self.server.lie:
-            content = bytes(len(content))
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.server.commit}
+        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": self.server.commit}
         headers["Accept-Ranges"] = "bytes"
         start = re.match(r"bytes=(\d+)-", part)
         status = 206 if start else 200
@@ -115,15 +126,26 @@ class Handler(BaseHTTPRequestHandler):
                     threading.Event().wait(60)
                 self.close_connection = True
                 return
-        self.answer(status, content, headers)
+        self.answer(status, content, headers, name=name)
 
     def answer(
-        self, status: int, content: bytes, headers: dict[str, str] | None = None, most: int | None = None
+        self,
+        status: int,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        most: int | None = None,
+        name: str | None = None,
     ) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
+        wrong = {} if name is None else self.server.answers.get(f"{self.command} {name}", {})
+        content = wrong.get("body", content)
+        self.send_response(wrong.get("status", status))
+        usual = {**(headers or {}), "Content-Length": str(len(content))}
+        for header, value in {**usual, **wrong.get("headers", {})}.items():
+            if value is not None:
+                self.send_header(header, value)
         self.end_headers()
+        if wrong:
+            self.close_connection = True
         if self.command == "GET":
             self.wfile.write(content[:most])
             self.wfile.flush()
