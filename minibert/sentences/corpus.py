@@ -121,7 +121,9 @@ def embed(
     """
     try:
         target = Path(file).expanduser()
-    except (TypeError, RuntimeError):  # not a path, or ~ of a user without a home
+        if "\0" in str(target):
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError):  # not a path, or ~ of a user without a home
         raise EmbedError(f"file must be the path of a file, got {shown(file)}") from None
     if target.is_dir():
         raise StoreError(f"cannot write {target}: it is a folder")

@@ -461,6 +461,7 @@ def scripts(draw: st.DrawFn) -> Answers:
     phases=[Phase.explicit, Phase.generate],  # one example is forty answers, which take too long to make smaller
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of forty answers
 @given(st.lists(scripts(), min_size=40, max_size=40))
 def test_whatever_a_server_answers(hub: Hub, run: Run, tmp_path: Path, scripts: list[Answers]) -> None:
     """The files are the right ones, or there is an error of ours; and nothing is written anywhere else."""
@@ -476,7 +477,10 @@ def test_whatever_a_server_answers(hub: Hub, run: Run, tmp_path: Path, scripts: 
         snapshots = target / str(number) / "cache" / f"models--{REPOSITORY.replace('/', '--')}" / "snapshots"
         folder = target / str(number) / "store" if number % 2 else snapshots / COMMIT
         files = {file.relative_to(folder).as_posix(): file for file in folder.glob("[!.]*")}
-        assert all(file.read_bytes() == right[name] for name, file in files.items()), scripts[number]
+        # At the commit of zeros, which a script may name, every file of the server's is {}.
+        is_zeros = json.loads(scripts[number]["GET "]["body"]).get("sha") == "0" * 40
+        wrong = [name for name, file in files.items() if file.read_bytes() != (b"{}" if is_zeros else right[name])]
+        assert wrong == [], (number, result, scripts[number])
         assert result.endswith("Error") or result == "found"
 
 

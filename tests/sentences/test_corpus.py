@@ -519,7 +519,7 @@ def test_texts_that_are_none(
         embed(encoder, texts, file, resume=resume)
 
 
-@pytest.mark.parametrize("target", [None, 5, b"a.npy", ["a.npy"]])
+@pytest.mark.parametrize("target", [None, 5, b"a.npy", ["a.npy"], "a\0b.npy"])
 def test_a_target_that_is_not_a_path(encoder, target: Any) -> None:
     with pytest.raises(EmbedError, match="file must be the path of a file, got"):
         embed(encoder, LINES, target)
