@@ -191,7 +191,7 @@ def calls_only_forward(module: nn.Module) -> bool:
     """Whether calling a module runs its class's `forward` and nothing else: no hook, no method set on this object."""
     own = vars(module)
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"]
-    return not hooks and own.keys().isdisjoint(_methods(type(module)))  # type: ignore[arg-type]
+    return not hooks and own.keys().isdisjoint(_methods(type(module)))  # type: ignore[arg-type]  # hashed by id
 
 
 @functools.lru_cache(maxsize=100)  # the user may define any number of classes

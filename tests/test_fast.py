@@ -184,7 +184,7 @@ def wrapper(encoder: SentenceEncoder) -> None:
 
 def method_of_one_module(encoder: SentenceEncoder) -> None:
     part = encoder.model.encoder.layers[0].feed_forward
-    part.forward = lambda hidden: hidden  # type: ignore[method-assign]
+    part.forward = lambda hidden: hidden
 
 
 def method_of_attention(encoder: SentenceEncoder) -> None:
@@ -223,7 +223,7 @@ def hook_of_the_encoder(encoder: SentenceEncoder) -> None:
 
 def method_of_the_encoder(encoder: SentenceEncoder) -> None:
     forward = encoder.forward
-    encoder.forward = lambda *inputs, **options: -forward(*inputs, **options)  # type: ignore[method-assign]
+    encoder.forward = lambda *inputs, **options: -forward(*inputs, **options)
 
 
 class Tripled(Tensor):
@@ -291,6 +291,7 @@ def assert_changed_alike(encoder: SentenceEncoder, before: Tensor) -> None:
     assert (fast - before).abs().max() > 1e-3
 
 
+# Deprecated, and what people have in their code.
 @pytest.mark.filterwarnings("ignore:.*quantization is deprecated", "ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_model_that_was_changed(small: Path, change: Callable[[SentenceEncoder], None]) -> None:
@@ -382,7 +383,7 @@ def test_a_model_without_a_pooler_and_one_without_something_else() -> None:
     model = random_model()
     model.pooler = None
     assert fast.applies_to(model)
-    model.embeddings.norm = None  # type: ignore[assignment]
+    model.embeddings.norm = None
     assert not fast.applies_to(model)
     model = random_model()
     del model.encoder.layers[0].dropout

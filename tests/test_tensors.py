@@ -21,7 +21,7 @@ from minibert.vectors.pooling import POOLING
 from minibert.vectors.similarity import SCORES, pairwise_similarity, semantic_search, similarity
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Sparse:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Sparse:UserWarning"),  # PyTorch calls both a beta
     pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
 ]
 

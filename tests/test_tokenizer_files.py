@@ -15,6 +15,7 @@ import torch
 import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.crashes import forks, needs_fork
 from support.examples import examples
 from tokenizers import AddedToken, BertWordPieceTokenizer, normalizers
 
@@ -23,6 +24,7 @@ from minibert.checkpoints import json_files
 from minibert.errors import MinibertError, TextError, TokenizerError
 from minibert.tokenizer import MODEL_INPUTS
 
+# These tests type special tokens by hand on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::minibert.errors.DoubledTokensWarning")
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "red", "is", "mask", "[", "]", "##s", "The", "caf"]
@@ -354,7 +356,7 @@ def test_a_length_limit_that_means_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["vocab.txt", None, 5, {}])
 def test_the_constructor_takes_a_tokenizer(given: object) -> None:
     with pytest.raises(TokenizerError, match=r"use BertTokenizer\.from_pretrained\(folder\)"):
-        BertTokenizer(given)  # type: ignore[arg-type]
+        BertTokenizer(given)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +379,7 @@ def test_the_constructor_takes_only_what_it_can_use(tokenizer: BertTokenizer, op
         BertTokenizer(copy.copy(tokenizer).tokenizer, **{option: value})
     if option.endswith("padding_side"):
         with pytest.raises(TextError, match="padding_side must be one of right, left, got ''"):
-            tokenizer("a text", padding_side=value)  # type: ignore[arg-type]
+            tokenizer("a text", padding_side=value)
 
 
 SETTINGS: dict[str, list[Any]] = {
@@ -605,8 +607,8 @@ def test_a_copy_has_a_state_of_its_own(tokenizer: BertTokenizer) -> None:
     assert wrong == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+@needs_fork
+@forks
 def test_a_fork_while_another_thread_encodes(tokenizer: BertTokenizer) -> None:
     stop = threading.Event()
 

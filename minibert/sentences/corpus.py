@@ -69,7 +69,7 @@ def read_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def _text_of(line: bytes, which: str) -> str:
-    """The text in a line; an `EmbedError` if it is none. Whether the tokenizer keeps anything of it, it says itself."""
+    """The text in a line; an `EmbedError` if the line is not text. What of it counts is for the tokenizer to say."""
     try:
         text = line.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:

@@ -108,7 +108,7 @@ def _answers(out: Path, file: Path, code: int) -> Iterator[Answer]:
             raise ExerciseError(f"{file} {_how_it_ended(code)}")
         try:
             with safe_open(out / f"{number}.safetensors", "pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
                 problem = json.loads(opened.metadata()["problem"])
         except (OSError, SafetensorError):
             raise ExerciseError(f"{file} {_how_it_ended(code)}") from None

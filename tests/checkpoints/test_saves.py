@@ -35,7 +35,7 @@ def model(seed: int, size: int = 8, kind: type = BertModel, layers: int = 1) -> 
 
 
 def encoder(tokenizer: BertTokenizer, seed: int, **recipe: object) -> SentenceEncoder:
-    return SentenceEncoder(model(seed), tokenizer, Recipe(**recipe)).eval()  # type: ignore[arg-type]
+    return SentenceEncoder(model(seed), tokenizer, Recipe(**recipe)).eval()
 
 
 def check(folder: Path, save_old: Callable[[], None], save_new: Callable[[], None], load: Callable[[], Tensor]) -> None:
@@ -68,7 +68,7 @@ def test_a_model_over_another(tmp_path: Path, size: int) -> None:
 
 @needs_fork
 @forks
-@pytest.mark.filterwarnings("ignore::minibert.errors.TruncationWarning")
+@pytest.mark.filterwarnings("ignore::minibert.errors.TruncationWarning")  # the length limit is part of the save
 def test_an_encoder_over_another(tmp_path: Path, tokenizer: BertTokenizer) -> None:
     folder = tmp_path / "encoder"
     torch.manual_seed(0)
@@ -142,7 +142,7 @@ def test_what_is_saved_beside_stays(tmp_path: Path, tokenizer: BertTokenizer) ->
 def test_a_folder_that_is_not_a_path(tokenizer: BertTokenizer, folder: object) -> None:
     for save in (model(0).save_pretrained, tokenizer.save_pretrained, encoder(tokenizer, 0).save_pretrained):
         with pytest.raises(StoreError, match="folder must be the path of a folder"):
-            save(folder)  # type: ignore[arg-type]
+            save(folder)
 
 
 def test_tokens_of_an_older_save_are_gone(tmp_path: Path, tokenizer: BertTokenizer) -> None:

@@ -135,7 +135,7 @@ def test_the_decoder_is_the_copy_of_the_embeddings_and_not_the_other_way_round(f
 
 def test_saving_what_is_not_in_the_table(folder: Path) -> None:
     model = BertForSequenceClassification(BertConfig(**SIZES))
-    model.classifier = nn.Sequential(nn.Linear(8, 2))  # type: ignore[assignment]
+    model.classifier = nn.Sequential(nn.Linear(8, 2))
     model.extra = nn.Linear(8, 8)
     model.save_pretrained(folder)
     names = set(load_file(folder / layout.SAFETENSORS))
@@ -145,7 +145,7 @@ def test_saving_what_is_not_in_the_table(folder: Path) -> None:
 
 
 def replace_query(model: BertModel, module: nn.Module) -> None:
-    model.encoder.layers[0].attention.query = module  # type: ignore[assignment]
+    model.encoder.layers[0].attention.query = module
 
 
 def replace_table(model: BertModel, table: Tensor) -> None:
@@ -200,9 +200,9 @@ def test_a_home_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert BertConfig.from_json_file("~/x/config.json").hidden_size == 8
     for file in ("~nobody-of-this-name/x", 5):
         with pytest.raises(ConfigError, match=r"file must be the path of a config\.json, got"):
-            BertConfig.from_json_file(file)  # type: ignore[arg-type]
+            BertConfig.from_json_file(file)
     with pytest.raises(StoreError, match="folder must be the path of a folder, got 5"):
-        BertModel.from_pretrained(folder).save_pretrained(5)  # type: ignore[arg-type]
+        BertModel.from_pretrained(folder).save_pretrained(5)
 
 
 # --- files that are something else -----------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from minibert.vectors.pooling import POOLING
 from minibert.vectors.similarity import similarity
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated"),  # and still used
     pytest.mark.filterwarnings("ignore:Converting a tensor to a Python integer"),  # the size of a head, a constant
-    pytest.mark.filterwarnings("ignore:.*the batching rule for aten"),
+    pytest.mark.filterwarnings("ignore:.*the batching rule for aten"),  # vmap is slow there, not wrong
 ]
 IDS = torch.arange(14).reshape(2, 7)
 ALL_TOKENS = torch.ones(2, 7, dtype=torch.long)

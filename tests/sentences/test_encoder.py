@@ -360,7 +360,7 @@ class Frame:
 )
 def test_what_iterates_over_something_else_than_texts(small: Path, texts: object, message: str) -> None:
     with pytest.raises(TextTypeError, match=message):
-        SentenceEncoder.from_pretrained(small).encode(texts)  # type: ignore[arg-type]
+        SentenceEncoder.from_pretrained(small).encode(texts)
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+# Python warns of forks beside threads; here the threads are what is tested, or idle ones of PyTorch.
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 

@@ -194,7 +194,7 @@ def test_neighbours_of_half_precision_vectors(score: str, dtype: torch.dtype) ->
         (torch.eye(3, dtype=torch.complex64), "must be floating-point numbers"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.filterwarnings("ignore:Sparse CSR")  # PyTorch calls it a beta
 def test_tensors_of_other_kinds(vectors: torch.Tensor, message: str) -> None:
     for call in (cosine_similarity, lambda both: semantic_search(both, both)):
         with pytest.raises(PoolingError, match=message):
