@@ -94,7 +94,12 @@ class BatchEncoding(dict[str, Tensor]):
     checkpoint's settings say that its model does not take them, so that all tokens are in segment 0.
     """
 
-    def __init__(self, encodings: Sequence[Encoding], names: Sequence[str] = MODEL_INPUTS) -> None:
+    def __init__(
+        self,
+        encodings: Sequence[Encoding],
+        names: Sequence[str] = MODEL_INPUTS,
+        tokenizer: "BertTokenizer | None" = None,
+    ) -> None:
         rows = {
             "input_ids": [encoding.ids for encoding in encodings],
             "token_type_ids": [encoding.type_ids for encoding in encodings],
@@ -102,6 +107,7 @@ class BatchEncoding(dict[str, Tensor]):
         }
         super().__init__({name: torch.tensor(rows[name]) for name in names})
         self.encodings = list(encodings)
+        self.tokenizer = tokenizer  # whose tokens these are: it turns the ids that a model predicts into tokens
 
     def tokens(self, row: int = 0) -> list[str]:
         """The S tokens of one row, special tokens and padding included: `tokens()[i]` has the vector `[row, i]`."""
@@ -121,10 +127,20 @@ class BatchEncoding(dict[str, Tensor]):
 
     def to(self, device: str | torch.device) -> "BatchEncoding":
         """Returns the same inputs on a device, for a model there."""
-        moved = BatchEncoding([])
-        moved.update({name: tensor.to(device) for name, tensor in self.items()})
-        moved.encodings = self.encodings
-        return moved
+        return self._with({name: tensor.to(device) for name, tensor in self.items()}, self.encodings)
+
+    def rows(self, indices: Sequence[int]) -> "BatchEncoding":
+        """Returns these rows, in this order; the same row may be there several times."""
+        chosen = {name: tensor[list(indices)] for name, tensor in self.items()}
+        return self._with(chosen, [self.encodings[index] for index in indices])
+
+    def _with(self, tensors: dict[str, Tensor], encodings: list[Encoding]) -> "BatchEncoding":
+        new = BatchEncoding([], tokenizer=self.tokenizer)
+        new.update(tensors)
+        for name in set(new) - set(tensors):
+            del new[name]
+        new.encodings = encodings
+        return new
 
 
 class BertTokenizer:
@@ -367,7 +383,7 @@ class BertTokenizer:
         length = length or max(map(len, encodings))
         for encoding in encodings:
             encoding.pad(length, direction=padding_side, pad_id=self.pad_token_id, pad_token=self.pad_token)
-        return BatchEncoding(encodings, self.model_input_names)
+        return BatchEncoding(encodings, self.model_input_names, self)
 
     def tokenize(self, text: str) -> list[str]:
         """Returns the tokens of a text, without special tokens."""

