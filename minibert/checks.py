@@ -4,9 +4,10 @@ A message has one form: `{name} must be {what}, got {value}`, followed by the ne
 """
 
 import difflib
+import inspect
 import operator
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from minibert.errors import InputError, MinibertError
@@ -79,3 +80,13 @@ def did_you_mean(name: Any, known: Iterable[Any], most: int = 3) -> str:
     names = [each for each in known if isinstance(each, str)]
     close = difflib.get_close_matches(name, names, n=most) if isinstance(name, str) else []
     return f": did you mean {' or '.join(close)}?" if close else ""
+
+
+def required_arguments(function: Callable[..., Any]) -> int:
+    """Returns how many arguments a function takes by position and has no default for; 1 where it does not say."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some functions of PyTorch have no signature
+        return 1
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in by_position and each.default is each.empty for each in parameters)

@@ -13,7 +13,6 @@ from what the model returns:
 or any function of the output, or of the output and the inputs, that returns one number for each row: (B,).
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibert.checks import as_integer, check_one_of, shown
+from minibert.checks import as_integer, check_one_of, required_arguments, shown
 from minibert.errors import InputError
 from minibert.heads import (
     BertForMaskedLM,
@@ -75,16 +74,6 @@ def as_target(target: Any) -> Target:
     if required_arguments(target) > 1:
         return Target(name, lambda model, output, inputs: target(output, inputs))
     return Target(name, lambda model, output, inputs: target(output))
-
-
-def required_arguments(function: Callable[..., Any]) -> int:
-    """Returns how many arguments a function takes by position and has no default for; 1 where it does not say."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some functions of PyTorch have no signature
-        return 1
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(each.kind in by_position and each.default is each.empty for each in parameters)
 
 
 def token_logit(token: str | int, position: int | None = None) -> Target:

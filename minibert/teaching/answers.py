@@ -22,7 +22,8 @@ from minibert.model import BertModel, BertOutput
 from minibert.teaching.damage import same_bits, undone
 from minibert.teaching.parts import PARTS, Function, Inputs, replace_part
 from minibert.trace.compare import Values, example_inputs, in_float64
-from minibert.trace.recording import record, short_name
+from minibert.trace.recording import record
+from minibert.trace.values import short_name
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

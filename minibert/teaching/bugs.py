@@ -30,7 +30,7 @@ from minibert.teaching.parts import (
     patched_parameter,
     replace_part,
 )
-from minibert.trace.recording import TracedAttention, replace_attention
+from minibert.trace.attention import TracedAttention, replace_attention
 from minibert.vectors.pooling import combine_layers, mean_pool
 from minibert.vectors.similarity import cosine_similarity
 

@@ -32,7 +32,8 @@ from minibert.trace.compare import (
     rounding_noise,
     typical_size,
 )
-from minibert.trace.recording import edit, short_name, value_names
+from minibert.trace.recording import edit
+from minibert.trace.values import short_name, value_names
 
 DROPOUT = "dropout left on"
 

@@ -33,7 +33,8 @@ from minibert.model import (
     eager_attention,
     gelu_python,
 )
-from minibert.trace.recording import EMBEDDINGS, LAYER, VALUES, TracedFunction, replace_attention
+from minibert.trace.attention import TracedFunction, replace_attention
+from minibert.trace.values import EMBEDDINGS, LAYER, MASKED_LM, VALUES
 from minibert.vectors.pooling import combine_layers, mean_pool
 from minibert.vectors.similarity import cosine_similarity
 
@@ -254,6 +255,7 @@ def _applied_to_output(ours: Function, call: Callable[[Function, BertOutput, Inp
 
 _IN_ATTENTION = [name for name in LAYER if name.startswith("attention.")]
 _IN_FEED_FORWARD = [name for name in LAYER if name.startswith("feed_forward.")]
+_IN_MASKED_LM = [name for name in MASKED_LM if name.startswith("masked_lm.")]
 
 PARTS: dict[str, Part] = {
     # in the order of model.py
@@ -276,7 +278,7 @@ PARTS: dict[str, Part] = {
         inside=frozenset(VALUES),
     ),
     # of heads.py
-    "masked_lm": _method(MaskedLMHead, "forward", "hidden", "word_embeddings"),
+    "masked_lm": _method(MaskedLMHead, "forward", "hidden", "word_embeddings", inside=_IN_MASKED_LM),
     # applied to a model's output
     "masked_loss": _applied_to_output(masked_loss, _call_masked_loss),
     "mean_pool": _applied_to_output(mean_pool, _call_mean_pool),

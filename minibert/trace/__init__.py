@@ -6,7 +6,8 @@ the parameters.
 """
 
 from minibert.trace.certificate import Certificate, verify
-from minibert.trace.recording import Trace, edit, record, value_names
+from minibert.trace.recording import Trace, edit, record
 from minibert.trace.summary import ParameterCounts, count_parameters
+from minibert.trace.values import value_names
 
 __all__ = ["Certificate", "ParameterCounts", "Trace", "count_parameters", "edit", "record", "value_names", "verify"]

@@ -25,7 +25,8 @@ from minibert.errors import ConfigError, MissingPackageError
 from minibert.model import BertModel
 from minibert.show.tables import table
 from minibert.trace.compare import example_inputs, in_float64, is_close, max_difference, max_ulps, rounding_noise
-from minibert.trace.recording import VALUES, record, short_name, value_names
+from minibert.trace.recording import record
+from minibert.trace.values import VALUES, short_name, value_names
 
 Pair = tuple[Tensor, Tensor]  # ours, theirs
 

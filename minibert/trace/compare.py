@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from minibert.model import BertModel
-from minibert.trace.recording import edit, value_names
+from minibert.trace.recording import edit
+from minibert.trace.values import value_names
 
 Values = dict[str, Tensor]  # by name, in the order computed
 

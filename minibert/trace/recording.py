@@ -4,327 +4,208 @@
         model(**inputs)
     trace["encoder.layers.3.attention.probabilities"]       # (B, H, S, T)
 
-    with edit(model, "encoder.layers.3.attention.probabilities", without_head_5):
-        model(**inputs)                             the same model with one value changed on the way
+    with edit(model, "encoder.layers.3.attention.context", zero, heads=5):
+        model(**inputs)                             the same model without head 5 of layer 3
 
-Both are made of PyTorch's hooks; for the values inside attention, `TracedAttention` takes the place of the model's own
-function, the same operations with a hook at each step. `model.py` knows nothing of them, and nothing stays behind
-after the block.
+`values` says which values have a name, `edits` has the usual functions to edit them by. `model.py` knows nothing of all
+this, and nothing stays behind after the block.
 """
 
-import copy
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from minibert.checks import did_you_mean
+from minibert.checks import check_one_of, required_arguments, shown
 from minibert.errors import InputError
 from minibert.heads import bert_in
-from minibert.model import ATTENTION, Attention, AttentionFunction, BertModel, eager_attention
+from minibert.inputs import FLOATS
 from minibert.show.tables import table
+from minibert.trace.hooks import hooked
+from minibert.trace.selection import Selection
+from minibert.trace.values import Value, aliases, matching, unknown_name
 
-Hook = Callable[[str, Tensor], Tensor]  # hook(name, value) returns the value to go on with
-
-
-class Value(NamedTuple):
-    """Where a named value is: what a module reads or returns, or a step inside an `Attention`."""
-
-    axes: str  # its shape, in the letters of `model.py`
-    module: str
-    side: Literal["input", "output", "inside"]
-
-
-# Every value that has a name, in the order computed. Those of a layer, and their modules, are named without the
-# "encoder.layers.0." that they begin with: that is the short name.
-EMBEDDINGS = {
-    "embeddings.word_embeddings": Value("B S D", "embeddings.word_embeddings", "output"),
-    "embeddings.token_type_embeddings": Value("B S D", "embeddings.token_type_embeddings", "output"),
-    "embeddings.position_embeddings": Value("1 S D", "embeddings.position_embeddings", "output"),
-    "embeddings.sum": Value("B S D", "embeddings.norm", "input"),
-    "embeddings.norm": Value("B S D", "embeddings.norm", "output"),
-}
-LAYER = {
-    "attention.query": Value("B H S W", "attention", "inside"),  # with its bias, split into heads
-    "attention.key": Value("B H T W", "attention", "inside"),
-    "attention.value": Value("B H T W", "attention", "inside"),
-    "attention.scores": Value("B H S T", "attention", "inside"),  # Q·Kᵀ
-    "attention.scaled_scores": Value("B H S T", "attention", "inside"),  # / √W
-    "attention.masked_scores": Value("B H S T", "attention", "inside"),  # + mask
-    "attention.probabilities": Value("B H S T", "attention", "inside"),  # softmax
-    "attention.context": Value("B H S W", "attention", "inside"),  # · V
-    "attention.output": Value("B S D", "attention.output", "output"),
-    "attention_sum": Value("B S D", "attention_norm", "input"),  # with the residual connection
-    "attention_norm": Value("B S D", "attention_norm", "output"),
-    "feed_forward.expand": Value("B S F", "feed_forward.expand", "output"),
-    "feed_forward.activation": Value("B S F", "feed_forward.contract", "input"),
-    "feed_forward.contract": Value("B S D", "feed_forward.contract", "output"),
-    "feed_forward_sum": Value("B S D", "feed_forward_norm", "input"),
-    "feed_forward_norm": Value("B S D", "feed_forward_norm", "output"),
-}
-POOLER = {
-    "pooler.dense": Value("B D", "pooler.dense", "output"),
-    "pooler.tanh": Value("B D", "pooler", "output"),
-}
-VALUES = EMBEDDINGS | LAYER | POOLER
-# Formed by eager attention alone: the fused operation goes from query, key and value to the context in one step.
-STEPS = ("attention.scores", "attention.scaled_scores", "attention.masked_scores", "attention.probabilities")
+EditFunction = Callable[[Tensor], Tensor] | Callable[[Tensor, str], Tensor]
 
 
 class Trace(dict[str, Tensor]):
-    """The values of the last forward pass, by name, in the order computed."""
+    """The values of one forward pass, by name, in the order computed; aliases such as "hidden_states[3]" find them too.
+
+    `pass_number` is the number of the pass inside the block, from 1; before the first it is 0. `passes` are the traces
+    of all passes with `passes="all"`, and otherwise that of the last.
+    """
+
+    def __init__(self, values: Mapping[str, Value], also: Mapping[str, str]) -> None:
+        super().__init__()
+        self.recorded = values  # what will be in it
+        self.aliases = also
+        self.pass_number = 0
+        self.passes: list[Trace] = []
 
     def __missing__(self, name: str) -> Tensor:
-        raise InputError(_unknown(name, list(self)) if self else f"there is no {name!r} yet: call the model first")
+        known = self.aliases.get(name, name)
+        if known in self:
+            return self[known]
+        if known in self.recorded:
+            raise InputError(f"there is no {name!r} yet: call the model first")
+        raise InputError(unknown_name(name, self.recorded))
 
     def summary(self) -> str:
         """A table of all names, with their shapes in letters and in numbers."""
-        rows = [(name, axes_of(name), " × ".join(map(str, value.shape))) for name, value in self.items()]
+        rows = []
+        for name, value in self.items():
+            rows.append((name, self.recorded[name].axes, " × ".join(map(str, value.shape))))
         return table([("name", "axes", "shape"), *rows])
 
 
 @contextmanager
-def record(model: nn.Module, names: str | Sequence[str] = "*") -> Iterator[Trace]:
-    """Records named values of every forward pass inside the block; the trace holds those of the last.
+def record(
+    model: nn.Module,
+    names: str | Sequence[str] = "*",
+    *,
+    passes: Literal["last", "all"] = "last",
+    to: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Trace]:
+    """Records named values of every forward pass inside the block. Only these are kept, and only as long as the trace.
 
     Args:
-        model: a `BertModel`, or anything that contains one.
-        names: which, one or several, with * and ? as in file names: "*norm", "encoder.layers.3.*". The steps inside
-            attention are formed by eager attention only: if one of them is asked for, it computes the call, whichever
-            attention the model was loaded with; the two differ by rounding.
+        model: a `BertModel`, or anything that contains one. The values of a head have names if it is in there too.
+        names: which, one or several, with * and ? as in file names: "*norm", "encoder.layers.3.*", or by an alias,
+            "hidden_states[3]". The steps inside attention are computed by eager attention only: if one of them is asked
+            for, it computes the call, whichever attention the model was loaded with; the two differ by rounding.
+            Derived values are computed only if a pattern ends as their names do: "*.head_outputs", "*norm.scale".
+        passes: "last" keeps the values of the last pass, one call of the BERT; "all" those of every pass, in
+            `trace.passes`.
+        to: the device to keep them on, such as "cpu"; None leaves each where it was computed.
+        dtype: the floating-point type to keep them in; None keeps each as it is.
 
     The model itself is changed inside the block: its forward passes in other threads are recorded too.
 
     Raises:
-        InputError: no value has such a name.
+        InputError: no value has such a name, or an option that is not one of these.
     """
-    bert = bert_in(model)
-    wanted = _matching(bert, names)
-    trace = Trace()
+    check_one_of("passes", passes, ("last", "all"))
+    kept_as = _kept_as(to, dtype)
+    bert, wanted, also = bert_in(model), matching(model, names), aliases(model)
+    trace = Trace(wanted, also)
 
-    def keep(name: str, value: Tensor) -> Tensor:
-        trace[name] = value
-        return value
+    def begin(*_: object) -> None:
+        trace.clear()
+        trace.pass_number += 1
+        if passes == "last":
+            trace.passes = [trace]
+        else:
+            trace.passes.append(Trace(wanted, also))
+            trace.passes[-1].pass_number = trace.pass_number
+
+    def keep(name: str, value: Tensor) -> None:
+        kept = value.to(**kept_as) if kept_as else value
+        trace[name] = trace.passes[-1][name] = kept
 
     with ExitStack() as stack:
-        stack.callback(bert.register_forward_pre_hook(lambda *_: trace.clear()).remove)
-        for handle in _register(bert, keep, wanted, first=False):
-            stack.callback(handle.remove)
+        stack.callback(bert.register_forward_pre_hook(begin).remove)
+        for name, value in wanted.items():
+            hooks = stack.enter_context(hooked(model, name, value))
+            _add(stack, hooks.recordings, partial(keep, name))
         yield trace
 
 
 @contextmanager
-def edit(model: nn.Module, names: str | Sequence[str], function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def edit(
+    model: nn.Module,
+    names: str | Sequence[str] | Mapping[str, EditFunction],
+    function: EditFunction | None = None,
+    *,
+    heads: int | Sequence[int] | None = None,
+    positions: int | Sequence[int] | Tensor | None = None,
+    rows: int | Sequence[int] | None = None,
+) -> Iterator[None]:
     """Puts function(value) in the place of a named value, for every forward pass inside the block.
 
-    Args:
-        model, names: as for `record`.
-        function: gets the value, which it must not change in place, and returns a new one of the same shape. To switch
-            head 5 off: `lambda p: p.index_fill(1, torch.tensor([5]), 0)` at "….attention.probabilities".
+        with edit(model, "encoder.layers.3.attention.context", zero, heads=[5, 7]): …
+        with edit(model, {"hidden_states[2]": steer, "*.context": gate(gates)}): …
 
-    Of two edits of one value, the inner acts first, as in outer(inner(value)). `record` sees what all of them return,
-    whichever block began first. The model itself is changed inside the block: its forward passes in other threads are
-    edited too.
+    Args:
+        model, names: as for `record`; or a mapping from names to a function each.
+        function: gets a copy of the value, and its name if it takes two arguments, and returns what goes on in its
+            place: a tensor of the same shape, dtype and device. `trace.edits` has the usual ones.
+        heads: the heads that are changed; None means all. The function gets the whole value and returns a whole one,
+            but outside what is chosen here the value remains as it was.
+        positions: the positions in the sequence that are changed, of queries where a value has queries and keys; or a
+            tensor (B, S) that is True where it is. Negative ones count from the end of the padded sequence.
+        rows: the rows of the batch that are changed.
+
+    Of two edits of one value, the one whose block began first acts first, and the next gets what it returned. `record`
+    sees what all of them return, whichever block began first. The model itself is changed inside the block: its forward
+    passes in other threads are edited too.
 
     Raises:
-        InputError: no value has such a name, or the function returns something of a different shape.
+        InputError: no value has such a name; a choice of heads, positions or rows that a value does not have; or the
+            function returns something else than a tensor like the value.
     """
-    bert = bert_in(model)
-    wanted = _matching(bert, names)
-
-    def change(name: str, value: Tensor) -> Tensor:
-        changed = function(value)
-        if not isinstance(changed, Tensor) or changed.shape != value.shape:
-            given = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
-            raise InputError(f"the function for {name} must return a tensor {tuple(value.shape)}, not {given}")
-        return changed
-
+    functions = _by_name(names, function)
+    chosen = Selection(heads, positions, rows)
     with ExitStack() as stack:
-        for handle in _register(bert, change, wanted, first=True):
-            stack.callback(handle.remove)
+        for pattern, each in functions:
+            for name, value in matching(model, pattern).items():
+                chosen.check(name, value)
+                hooks = stack.enter_context(hooked(model, name, value))
+                _add(stack, hooks.edits, partial(_changed, _with_name(each, name), chosen, name, value))
         yield
 
 
-def value_names(model: nn.Module) -> list[str]:
-    """The names of all values that `record` and `edit` know in a model, in the order computed."""
-    bert = bert_in(model)
-    names = list(EMBEDDINGS)
-    if not bert.embeddings.absolute:
-        names.remove("embeddings.position_embeddings")
-    for number in range(len(bert.encoder.layers)):
-        names += [f"encoder.layers.{number}.{name}" for name in LAYER]
-    return names + ([] if bert.pooler is None else list(POOLER))
+def _changed(function: Callable[[Tensor], Tensor], chosen: Selection, name: str, kind: Value, value: Tensor) -> Tensor:
+    """The value after an edit, which must be a tensor like it."""
+    changed = function(value.clone())  # a copy: what others hold of the value stays as it is
+    if not isinstance(changed, Tensor) or changed.shape != value.shape:
+        given = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        raise InputError(f"the function for {name} must return a tensor {tuple(value.shape)}, not {given}")
+    if changed.dtype != value.dtype or changed.device != value.device:
+        expected, got = (f"{each.dtype} on {each.device}" for each in (value, changed))
+        raise InputError(f"the function for {name} must return {expected}, not {got}")
+    return chosen.apply(name, kind, value, changed)
 
 
-def short_name(name: str) -> str:
-    """The name of a value without its layer: "encoder.layers.3.attention.query" → "attention.query"."""
-    return re.sub(r"^encoder\.layers\.\d+\.", "", name)
+def _by_name(names: Any, function: Any) -> list[tuple[Any, Callable[..., Tensor]]]:
+    """Each pattern with its function, in the order given."""
+    if isinstance(names, Mapping):
+        if function is not None:
+            raise InputError("function must be left out where names is a mapping from names to functions")
+        pairs = list(names.items())
+    else:
+        pairs = [(names, function)]
+    for pattern, each in pairs:
+        if not callable(each):
+            raise InputError(
+                f"the function for {pattern} must be a function of the value, got {shown(each)}: "
+                "to edit values by several functions, pass {name: function}"
+            )
+    return pairs
 
 
-def axes_of(name: str) -> str:
-    """The shape of a named value, in the letters of `model.py`: "encoder.layers.0.attention.query" → "B H S W"."""
-    return VALUES[short_name(name)].axes
+def _with_name(function: Callable[..., Tensor], name: str) -> Callable[[Tensor], Tensor]:
+    """The function of a value alone; one that takes two arguments gets its name as the second."""
+    return (lambda value: function(value, name)) if required_arguments(function) > 1 else function
 
 
-# --- attention, with a hook at each step -----------------------------------------------------------------------------
+def _kept_as(to: Any, dtype: Any) -> dict[str, Any]:
+    """The device and dtype that values are kept in, as arguments of `Tensor.to`."""
+    kept: dict[str, Any] = {}
+    if to is not None:
+        try:
+            kept["device"] = torch.device(to)
+        except (RuntimeError, TypeError):
+            raise InputError(f"to must be a device such as 'cpu' or 'cuda', got {shown(to)}") from None
+    if dtype is not None:
+        kept["dtype"] = check_one_of("dtype", dtype, FLOATS)
+    return kept
 
 
-class TracedAttention:
-    """`eager_attention`, one method for each step, with hooks on each value. A known bug overrides one of the steps."""
-
-    def __init__(self, *hooks: Hook) -> None:
-        self.hooks = hooks
-
-    def score(self, query: Tensor, key: Tensor) -> Tensor:
-        return query @ key.transpose(2, 3)  # (B, H, S, W) @ (B, H, W, T) → (B, H, S, T)
-
-    def scale(self, scores: Tensor, head_size: int) -> Tensor:
-        return scores * head_size**-0.5
-
-    def add_mask(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        return scores if mask is None else scores + mask
-
-    def softmax(self, scores: Tensor) -> Tensor:
-        return F.softmax(scores, dim=-1)
-
-    def weigh(self, probabilities: Tensor, value: Tensor) -> Tensor:
-        return probabilities @ value  # (B, H, S, T) @ (B, H, T, W) → (B, H, S, W)
-
-    def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor | None]:
-        query, key, value = self.hook("query", query), self.hook("key", key), self.hook("value", value)
-        scores = self.hook("scores", self.score(query, key))
-        scores = self.hook("scaled_scores", self.scale(scores, int(query.shape[-1])))
-        scores = self.hook("masked_scores", self.add_mask(scores, mask))
-        probabilities = self.hook("probabilities", self.softmax(scores))
-        probabilities = F.dropout(probabilities, dropout, training=dropout > 0)
-        return self.hook("context", self.weigh(probabilities, value)), probabilities
-
-    def hook(self, name: str, value: Tensor) -> Tensor:
-        for hook in self.hooks:
-            value = hook(name, value)
-        return value
-
-    def with_hooks(self, *hooks: Hook) -> "TracedAttention":
-        """The same attention with these hooks and no others."""
-        traced = copy.copy(self)
-        traced.hooks = hooks
-        return traced
-
-
-class TracedFunction(TracedAttention):
-    """An attention function whose steps are its own affair: query, key, value and context alone have hooks."""
-
-    def __init__(self, attend: AttentionFunction, *hooks: Hook) -> None:
-        super().__init__(*hooks)
-        self.attend = attend
-
-    def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
-    ) -> tuple[Tensor, Tensor | None]:
-        query, key, value = self.hook("query", query), self.hook("key", key), self.hook("value", value)
-        context, probabilities = self.attend(query, key, value, mask, dropout)
-        return self.hook("context", context), probabilities
-
-
-@contextmanager
-def replace_attention(module: Attention, attention: TracedAttention) -> Iterator[None]:
-    """An `Attention` module computes by this function inside the block; hooks that are there see its values."""
-    handle = _change_attention(module, lambda attend: attention.with_hooks(*_traced(attend).hooks))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def hook_attention(module: Attention, hook: Hook, steps: bool, first: bool) -> RemovableHandle:
-    """Calls hook(name, value) at the values inside an `Attention`; with `steps`, eager attention forms all of them."""
-
-    def add(attend: AttentionFunction) -> TracedAttention:
-        traced = _traced(attend, steps)
-        return traced.with_hooks(*((hook, *traced.hooks) if first else (*traced.hooks, hook)))
-
-    return _change_attention(module, add)
-
-
-def _traced(attend: AttentionFunction, steps: bool = False) -> TracedAttention:
-    """An attention function as one that has hooks; with `steps` at every step, where it is one of the model's own."""
-    if not isinstance(attend, TracedAttention):
-        attend = TracedFunction(attend)
-    if steps and isinstance(attend, TracedFunction) and attend.attend in ATTENTION.values():
-        return TracedAttention(*attend.hooks)
-    return attend
-
-
-def _change_attention(module: Attention, change: Callable[[AttentionFunction], AttentionFunction]) -> RemovableHandle:
-    """Before each forward pass, puts change(function) in the place of the attention function that was handed over."""
-
-    def pre_hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        named = dict(zip(("hidden", "mask", "attend"), arguments, strict=False)) | named
-        attend = named.get("attend", eager_attention)
-        return (named["hidden"], named.get("mask"), change(attend)), {}
-
-    return module.register_forward_pre_hook(pre_hook, with_kwargs=True)
-
-
-# --- hooks on the wanted values --------------------------------------------------------------------------------------
-
-
-def hook_output(module: nn.Module, hook: Hook, name: str, first: bool) -> RemovableHandle:
-    """Calls hook(name, value) with what a module returns."""
-    return module.register_forward_hook(lambda _, arguments, value: hook(name, value), prepend=first)
-
-
-def hook_input(module: nn.Module, hook: Hook, name: str, first: bool) -> RemovableHandle:
-    """Calls hook(name, value) with the first argument of a module."""
-    return module.register_forward_pre_hook(
-        lambda _, arguments: (hook(name, arguments[0]), *arguments[1:]), prepend=first
-    )
-
-
-def _register(bert: BertModel, hook: Hook, wanted: list[str], first: bool) -> Iterator[RemovableHandle]:
-    """Registers a hook at each wanted value; `first` puts it before the hooks that are there."""
-    inside: dict[str, list[str]] = {}  # layer → the wanted values inside its attention
-    for name in wanted:
-        short = short_name(name)
-        layer, value = name.removesuffix(short), VALUES[short]
-        if value.side == "inside":
-            inside.setdefault(layer, []).append(short)
-        elif value.side == "input":
-            yield hook_input(bert.get_submodule(layer + value.module), hook, name, first)
-        else:
-            yield hook_output(bert.get_submodule(layer + value.module), hook, name, first)
-    for layer, names in inside.items():
-        attention = bert.get_submodule(f"{layer}attention")
-        assert isinstance(attention, Attention)
-        steps = not set(STEPS).isdisjoint(names)
-        yield hook_attention(attention, partial(_hook_wanted, hook, layer, names), steps, first)
-
-
-def _hook_wanted(hook: Hook, layer: str, wanted: list[str], step: str, value: Tensor) -> Tensor:
-    """Calls a hook at the wanted values of one attention module, by their full names."""
-    name = f"attention.{step}"
-    return hook(layer + name, value) if name in wanted else value
-
-
-def _matching(bert: BertModel, patterns: str | Sequence[str]) -> list[str]:
-    known = value_names(bert)
-    wanted = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = {name for name in known if fnmatchcase(name, pattern)}
-        if not found:
-            raise InputError(_unknown(pattern, known))
-        wanted |= found
-    return [name for name in known if name in wanted]
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    hint = did_you_mean(name, known) or ": trace.value_names(model) lists all names"
-    return f"no value here is named {name!r}{hint}"
+def _add(stack: ExitStack, functions: list[Any], function: Callable[..., Any]) -> None:
+    """Adds a function to a list until the stack is closed."""
+    functions.append(function)
+    stack.callback(functions.remove, function)

@@ -366,7 +366,11 @@ NEARLY = [
     ("gelu", "return F.gelu(x).half()", "numbers of torch.float16; they should be torch.float32"),
     ("gelu", "return x / 0 * 0", "NaN, not a number"),
     ("attention", "return F.dropout(query, 0.1)", "weights that are made on every call, or dropout that is always on"),
-    ("masked_lm", "return F.linear(F.relu(self.norm(self.dense(hidden))), word_embeddings, self.bias)", "logits"),
+    (
+        "masked_lm",
+        "return F.linear(F.relu(self.norm(self.dense(hidden))), word_embeddings, self.bias)",
+        "masked_lm.activation",
+    ),
 ]
 
 

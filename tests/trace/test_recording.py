@@ -12,8 +12,10 @@ from torch import Tensor
 from minibert import BertConfig, BertForMaskedLM, BertModel, SentenceEncoder
 from minibert.errors import InputError
 from minibert.model import additive_mask, eager_attention
+from minibert.trace.attention import TracedAttention
 from minibert.trace.compare import example_inputs
-from minibert.trace.recording import TracedAttention, axes_of, edit, record, value_names
+from minibert.trace.recording import edit, record
+from minibert.trace.values import value_names, values_of
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_by_the_formulas(model: BertModel) -> None:
     close("pooler.tanh", t["pooler.dense"].tanh())
     sizes = {"B": 3, "S": 11, "T": 11, "D": 24, "H": 4, "W": 6, "F": 40, "1": 1}
     for name, found in t.items():
-        assert [sizes[letter] for letter in axes_of(name).split()] == list(found.shape), name
+        assert [sizes[letter] for letter in values_of(model)[name].axes.split()] == list(found.shape), name
 
 
 @pytest.mark.parametrize("hidden_keys", [0, 3])
@@ -159,7 +161,7 @@ def _recorded(model: BertModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["attention.scores", "attention_sum", "feed_forward_norm"])  # inside, input, output
-def test_the_inner_of_two_edits_acts_first(model: BertModel, name: str) -> None:
+def test_the_first_of_two_edits_acts_first(model: BertModel, name: str) -> None:
     name = f"encoder.layers.1.{name}"
     calls = []
 
@@ -168,10 +170,10 @@ def test_the_inner_of_two_edits_acts_first(model: BertModel, name: str) -> None:
         return value * 2
 
     inputs = example_inputs(model)
-    outer, inner = (edit(model, name, partial(note, who)) for who in ("outer", "inner"))
-    with outer, record(model, name) as trace, inner:
+    first, second = (edit(model, name, partial(note, who)) for who in ("first", "second"))
+    with first, record(model, name) as trace, second:
         model(**inputs)
-    assert calls == ["inner", "outer"]
+    assert calls == ["first", "second"]
     assert torch.equal(trace[name], 4 * _recorded(model, inputs)[name])
 
 

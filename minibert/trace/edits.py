@@ -1,0 +1,142 @@
+"""What does one usually put in the place of a value?
+
+    edit(model, "encoder.layers.3.attention.context", zero, heads=5)        zero ablation
+    edit(model, "*.feed_forward.contract", mean_of(model, inputs, "*.feed_forward.contract"))       mean ablation
+    edit(model, "encoder.layers.3.attention_norm", resample(trace))         resample ablation, by values of other texts
+    edit(model, "*.attention.context", gate(gates))                         each head times a number of its own
+
+Zero takes a component out, but it is a value that the layers after it never see in training; the mean over texts is
+one that they often see (Wang et al. 2023, section 3.1; Chan et al. 2022, "Causal scrubbing").
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minibert.checks import check_integer, shown
+from minibert.errors import InputError
+from minibert.trace.recording import record
+from minibert.trace.values import layer_of, matching, unknown_name
+
+
+def zero(value: Tensor) -> Tensor:
+    """Returns zeros of the shape of a value."""
+    return torch.zeros_like(value)
+
+
+class Means(dict[str, Tensor]):
+    """The mean of each named value: what remains of its axes without batch and sequence, such as (H, W) or (D).
+
+    Given to `edit`, it puts the mean in the place of the value.
+    """
+
+    def __missing__(self, name: str) -> Tensor:
+        raise InputError(unknown_name(name, list(self)))
+
+    def __call__(self, value: Tensor, name: str) -> Tensor:
+        mean = self[name].to(value)
+        if value.dim() == 4:
+            mean = mean[:, None]  # (H, W) → (H, 1, W)
+        return mean.expand_as(value).clone()
+
+
+@torch.no_grad()
+def mean_of(
+    model: nn.Module, inputs: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]], names: str | Sequence[str] = "*"
+) -> Means:
+    """Returns the means of named values over texts, for `edit`: mean ablation. Padding does not count.
+
+    Args:
+        model, names: as for `record`. Scores and probabilities (B, H, S, T) have no mean over texts of several lengths,
+            and "*" leaves them out.
+        inputs: what a tokenizer returns, or several of these.
+
+    Raises:
+        InputError: a value that has no mean, or no inputs.
+    """
+    found = matching(model, names)
+    wanted = {name: value for name, value in found.items() if not value.axes.endswith("T")}
+    if names != "*" and len(wanted) < len(found):
+        one = next(name for name in found if name not in wanted)
+        raise InputError(f"{one} has no mean over texts of several lengths: its axes are {found[one].axes}")
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    for batch in [inputs] if isinstance(inputs, Mapping) else inputs:
+        with record(model, list(wanted)) as trace:
+            model(**batch)
+        for name, value in trace.items():
+            vectors = real_positions(value, wanted[name].axes, batch)  # (n, …)
+            sums[name] = sums.get(name, 0) + vectors.sum(dim=0, dtype=torch.float64)
+            counts[name] = counts.get(name, 0) + len(vectors)
+    if not sums:
+        raise InputError("inputs must be what a tokenizer returns, or a list of these, got nothing")
+    return Means({name: total / counts[name] for name, total in sums.items()})
+
+
+def real_positions(value: Tensor, axes: str, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Returns a value at each position that is not padding, one after the other: (B, S, D) → (n, D).
+
+    A value with heads, (B, H, S, W), becomes (n, H, W); one of a whole text, (B, D), stays as it is.
+    """
+    letters = axes.split()
+    if not {"S", "T"} & set(letters):
+        return value
+    if "H" in letters:
+        value = value.transpose(1, 2)  # (B, H, S, W) → (B, S, H, W)
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    mask = (torch.ones_like(ids) if mask is None else mask).reshape(-1, ids.shape[-1])  # of choices: (B, N, S) → (B, S)
+    return value.expand(*mask.shape, *value.shape[2:])[mask != 0]
+
+
+def resample(values: Mapping[str, Tensor], seed: int = 0) -> Callable[[Tensor, str], Tensor]:
+    """Returns a function for `edit` that puts the values of other texts in the place of these: resample ablation.
+
+    Args:
+        values: what `record` kept of other texts, of as many tokens as those of the edited run.
+        seed: of the choice: a row of `values` for each row, the same row for all names.
+
+    Raises:
+        InputError: as the function is called, a name that is not in `values`, or a different number of tokens.
+    """
+    check_integer("seed", seed, 0)
+
+    def resampled(value: Tensor, name: str) -> Tensor:
+        if name not in values:
+            raise InputError(unknown_name(name, list(values)))
+        others = values[name]
+        if others.shape[1:] != value.shape[1:]:
+            raise InputError(
+                f"{name} must have the same shape in both texts but for the batch, got {tuple(others.shape)} for "
+                f"{tuple(value.shape)}: use texts of the same number of tokens"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(others), (len(value),), generator=generator)
+        return others[rows.to(others.device)].to(value)
+
+    return resampled
+
+
+def gate(gates: Tensor) -> Callable[[Tensor, str], Tensor]:
+    """Returns a function for `edit` that multiplies each head by its gate: 1 leaves it, 0 switches it off.
+
+    Args:
+        gates: (L, H), of floats or bools. With `requires_grad`, their gradients are the sensitivity of each head
+            (Michel et al. 2019, equation 2).
+
+    Raises:
+        InputError: as the function is called, a value outside the layers or without heads, or gates of another shape.
+    """
+    if not isinstance(gates, Tensor) or gates.dim() != 2:
+        raise InputError(f"gates must be a tensor (L, H), got {shown(gates)}")
+
+    def gated(value: Tensor, name: str) -> Tensor:
+        layer = layer_of(name)
+        if layer is None or value.dim() != 4:
+            raise InputError(f"{name} has no heads to gate: gate *.attention.context")
+        if layer >= len(gates) or gates.shape[1] != value.shape[1]:
+            raise InputError(f"gates must be (layers, {value.shape[1]}) for {name}, got {tuple(gates.shape)}")
+        return value * gates[layer].to(value)[:, None, None]  # (H) → (H, 1, 1)
+
+    return gated
