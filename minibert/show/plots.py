@@ -171,6 +171,32 @@ def plot_layers(lines: Mapping[str, Any], *, quantity: str = "", title: str = ""
     return figure
 
 
+def plot_bars(values: Any, labels: Sequence[str], *, quantity: str = "", title: str = "") -> Picture:
+    """Draws one horizontal bar for each value, the first on top: positive ones in one colour, negative ones in another.
+
+    Args:
+        values: (N,).
+        labels: N labels.
+        quantity: the label of the horizontal axis, with the unit.
+        title: the text above the picture.
+
+    Raises:
+        InputError: values that are not finite real numbers (N,), or a different number of labels.
+    """
+    numbers = _numbers("values", values, 1)
+    labels = _labels("labels", labels, len(numbers))
+    figure, axes = _new_figure(6.2, 0.9 + 0.22 * len(labels))
+    colours = [COLOURS[0] if number >= 0 else COLOURS[1] for number in numbers.tolist()]
+    axes.barh(range(len(labels)), numbers.tolist(), color=colours)
+    axes.set_yticks(range(len(labels)), labels, **LITERAL)
+    axes.invert_yaxis()
+    axes.axvline(0, color="#000000", linewidth=0.6)
+    axes.set_xlabel(_text("quantity", quantity), **LITERAL)
+    axes.set_title(_text("title", title), **LITERAL)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def plot_map(vectors: Any, labels: Sequence[str], groups: Sequence[str] | None = None, *, title: str = "") -> Picture:
     """Draws vectors as points in the plane of their first two principal components, which keeps the most variance.
 
