@@ -3,10 +3,36 @@
 `record` and `edit` show and change every value; here are the questions that people ask of these values, each in one
 call, and each result carries its own proof: `.error` says how far the parts are from the whole.
 
-`decomposition` takes a hidden state or a logit apart, by the sum that it is (`residual`, `readouts`). `targets` says
-which number is to be explained, `runs` how a model is run for that.
+`decomposition` takes a hidden state or a logit apart, by the sum that it is (`residual`, `readouts`). `patching` puts
+values of one run into another, in many places at once (`interventions`), and `paths` along one path only. `targets`
+says which number is to be explained, `runs` how a model is run for that.
 """
 
 from minibert.interpret.decomposition import Decomposition, decompose
+from minibert.interpret.interventions import Noise
+from minibert.interpret.patching import Effects, patch
+from minibert.interpret.paths import PathEffect, path_patch
+from minibert.interpret.targets import (
+    class_logit,
+    cosine_with,
+    logit_difference,
+    text_similarity,
+    token_log_probability,
+    token_logit,
+)
 
-__all__ = ["Decomposition", "decompose"]
+__all__ = [
+    "Decomposition",
+    "Effects",
+    "Noise",
+    "PathEffect",
+    "class_logit",
+    "cosine_with",
+    "decompose",
+    "logit_difference",
+    "patch",
+    "path_patch",
+    "text_similarity",
+    "token_log_probability",
+    "token_logit",
+]

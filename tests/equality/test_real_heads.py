@@ -1,29 +1,16 @@
 """Real checkpoints with heads: BERTs for chemical reactions, from old pickles, in three naming schemes."""
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from support.reactions import REACTION, encode
+from torch import nn
 
 import minibert
 from minibert import BertForMaskedLM, BertForSequenceClassification
 from minibert.checkpoints import weights
-
-# An amide coupling with a nitrothiophene, and how the model's authors cut SMILES into tokens.
-REACTION = (
-    "Nc1cccc2cnccc12.O=C(O)c1cc([N+](=O)[O-])c(Sc2c(Cl)cncc2Cl)s1"
-    ">>O=C(Nc1cccc2cnccc12)c1cc([N+](=O)[O-])c(Sc2c(Cl)cncc2Cl)s1"
-)
-TOKEN = r"\[[^\]]+]|Br|Cl|>>|[A-Za-z0-9().=#+\-\\/:~@?*$%]"
-
-
-def encode(folder: Path, smiles: str) -> Tensor:
-    lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    number = {token: place for place, token in enumerate(lines)}
-    return torch.tensor([[number[token] for token in ["[CLS]", *re.findall(TOKEN, smiles), "[SEP]"]]])
 
 
 def copy_parameters(model: nn.Module) -> None:
