@@ -4,14 +4,17 @@
 call, and each result carries its own proof: `.error` says how far the parts are from the whole.
 
 `decomposition` takes a hidden state or a logit apart, by the sum that it is (`residual`, `readouts`). `patching` puts
-values of one run into another, in many places at once (`interventions`), and `paths` along one path only. `targets`
-says which number is to be explained, `runs` how a model is run for that.
+values of one run into another, in many places at once (`interventions`), and `paths` along one path only. `mixing` says
+from which tokens, or words (`whole_words`), a position takes what it becomes (`layer_runs`), and `ratios` how much.
+`targets` says which number is to be explained, `runs` how a model is run for that.
 """
 
 from minibert.interpret.decomposition import Decomposition, decompose
 from minibert.interpret.interventions import Noise
+from minibert.interpret.mixing import Contributions, contributions
 from minibert.interpret.patching import Effects, patch
 from minibert.interpret.paths import PathEffect, path_patch
+from minibert.interpret.ratios import expansion_rates, mixing_ratio
 from minibert.interpret.targets import (
     class_logit,
     cosine_with,
@@ -22,14 +25,18 @@ from minibert.interpret.targets import (
 )
 
 __all__ = [
+    "Contributions",
     "Decomposition",
     "Effects",
     "Noise",
     "PathEffect",
     "class_logit",
+    "contributions",
     "cosine_with",
     "decompose",
+    "expansion_rates",
     "logit_difference",
+    "mixing_ratio",
     "patch",
     "path_patch",
     "text_similarity",
