@@ -101,6 +101,10 @@ class IgnoredSettingWarning(UserWarning):
     """A setting of a config that minibert takes as an argument of each call instead."""
 
 
+class CompletenessWarning(UserWarning):
+    """Attributions whose sum is noticeably off the difference that they explain."""
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """Issues a warning at the line of the user's own code, however deep in minibert or PyTorch the cause was found."""
     packages = [sys.modules[name].__file__ for name in ("minibert", "torch") if name in sys.modules]

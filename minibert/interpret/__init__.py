@@ -6,10 +6,12 @@ call, and each result carries its own proof: `.error` says how far the parts are
 `decomposition` takes a hidden state or a logit apart, by the sum that it is (`residual`, `readouts`). `patching` puts
 values of one run into another, in many places at once (`interventions`), and `paths` along one path only. `mixing` says
 from which tokens, or words (`whole_words`), a position takes what it becomes (`layer_runs`), and `ratios` how much.
-`targets` says which number is to be explained, `runs` how a model is run for that.
+`gradients` attributes a number to tokens. `targets` says which number is to be explained, `runs` how a model is run for
+that.
 """
 
 from minibert.interpret.decomposition import Decomposition, decompose
+from minibert.interpret.gradients import Attribution, input_x_gradient, integrated_gradients, saliency
 from minibert.interpret.interventions import Noise
 from minibert.interpret.mixing import Contributions, contributions
 from minibert.interpret.patching import Effects, patch
@@ -25,6 +27,7 @@ from minibert.interpret.targets import (
 )
 
 __all__ = [
+    "Attribution",
     "Contributions",
     "Decomposition",
     "Effects",
@@ -35,10 +38,13 @@ __all__ = [
     "cosine_with",
     "decompose",
     "expansion_rates",
+    "input_x_gradient",
+    "integrated_gradients",
     "logit_difference",
     "mixing_ratio",
     "patch",
     "path_patch",
+    "saliency",
     "text_similarity",
     "token_log_probability",
     "token_logit",

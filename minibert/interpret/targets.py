@@ -42,6 +42,7 @@ class Target:
 
     name: str
     compute: Callable[[nn.Module, Any, Inputs], Tensor]  # (model, output, inputs) → (B,)
+    rows: int = 1  # how many rows have one number together
 
 
 TargetLike = Target | Callable[..., Tensor]
@@ -161,7 +162,7 @@ def text_similarity() -> Target:
             )
         return F.cosine_similarity(means[::2], means[1::2], dim=-1).repeat_interleave(2)  # (B / 2) → (B)
 
-    return Target("similarity", compute)
+    return Target("similarity", compute, rows=2)
 
 
 def mean_vectors(output: Any, inputs: Inputs) -> Tensor:
