@@ -6,14 +6,17 @@ call, and each result carries its own proof: `.error` says how far the parts are
 `decomposition` takes a hidden state or a logit apart, by the sum that it is (`residual`, `readouts`). `patching` puts
 values of one run into another, in many places at once (`interventions`), and `paths` along one path only. `mixing` says
 from which tokens, or words (`whole_words`), a position takes what it becomes (`layer_runs`), and `ratios` how much.
-`gradients` attributes a number to tokens. `targets` says which number is to be explained, `runs` how a model is run for
-that.
+`gradients` attributes a number to tokens. `lens` reads each layer with the model's head, `tuned_lens` after a
+translation, `nearest` without a head (`reading`). `targets` says which number is to be explained, `runs` how a model is
+run for that.
 """
 
 from minibert.interpret.decomposition import Decomposition, decompose
 from minibert.interpret.gradients import Attribution, input_x_gradient, integrated_gradients, saliency
 from minibert.interpret.interventions import Noise
+from minibert.interpret.lens import Lens, logit_lens
 from minibert.interpret.mixing import Contributions, contributions
+from minibert.interpret.nearest import nearest_words
 from minibert.interpret.patching import Effects, patch
 from minibert.interpret.paths import PathEffect, path_patch
 from minibert.interpret.ratios import expansion_rates, mixing_ratio
@@ -25,14 +28,17 @@ from minibert.interpret.targets import (
     token_log_probability,
     token_logit,
 )
+from minibert.interpret.tuned_lens import TunedLens
 
 __all__ = [
     "Attribution",
     "Contributions",
     "Decomposition",
     "Effects",
+    "Lens",
     "Noise",
     "PathEffect",
+    "TunedLens",
     "class_logit",
     "contributions",
     "cosine_with",
@@ -41,7 +47,9 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "logit_difference",
+    "logit_lens",
     "mixing_ratio",
+    "nearest_words",
     "patch",
     "path_patch",
     "saliency",

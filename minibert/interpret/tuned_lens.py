@@ -1,0 +1,150 @@
+"""How is an earlier hidden state translated into what a model's head reads?
+
+By one affine map for each layer, fitted so that the prediction is as near to the final one as it can be (Belrose et al.
+2023, "Eliciting Latent Predictions from Transformers with the Tuned Lens"). What a lens finds in a layer is thus what a
+linear map can find there.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minibert.checks import check_integer, shown
+from minibert.errors import InputError
+from minibert.interpret.reading import MaskedLM, divergence, masked_lm_of, read
+from minibert.interpret.runs import Inputs, mask_of
+from minibert.tokenizer import BertTokenizer
+from minibert.vectors.batches import BATCH_TOKENS, by_length
+
+
+class TunedLens(nn.Module):
+    """One affine map for each hidden state but the last, which is read as it is: h + A·h + b (Belrose et al. 2023, 3).
+
+    A new one is the plain logit lens: A and b are 0.
+    """
+
+    def __init__(self, layers: int, hidden_size: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(layers))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def translate(self, hidden_states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Returns what the head is to read: L + 1 of (B, S, D).
+
+        Raises:
+            InputError: hidden states of a model of another size.
+        """
+        size = hidden_states[0].shape[-1]
+        mine = (len(self.maps), self.maps[0].in_features if len(self.maps) else size)
+        if mine != (len(hidden_states) - 1, size):
+            raise InputError(
+                f"the lens must be of the model's size, {len(hidden_states) - 1} layers of {size}, "
+                f"got one for {mine[0]} layers of {mine[1]}"
+            )
+        translated = [state + each(state) for each, state in zip(self.maps, hidden_states, strict=False)]
+        return (*translated, hidden_states[-1])
+
+    @classmethod
+    def fit(
+        cls,
+        model: nn.Module,
+        tokenizer: BertTokenizer,
+        texts: Sequence[str],
+        *,
+        steps: int = 200,
+        learning_rate: float = 1e-3,
+        masked: float = 0.15,
+        batch_tokens: int = BATCH_TOKENS,
+        seed: int = 0,
+    ) -> "TunedLens":
+        """Returns a lens that is fitted to a masked language model: the mean KL(final ‖ layer) is made small.
+
+        Args:
+            model: the model, which is not changed.
+            tokenizer: its tokenizer.
+            texts: what it is fitted on; leave some out, to see on them whether it is better than the plain lens.
+            steps: how many batches, in a random order, again and again.
+            learning_rate: of Adam; it falls to 0 in a straight line.
+            masked: the share of tokens that [MASK] takes the place of, for the model to predict.
+            batch_tokens: the maximum number of tokens in a batch.
+            seed: of the order and of the masks.
+
+        Raises:
+            InputError: a model without a head, no texts, or numbers that are not of this kind.
+        """
+        mlm = masked_lm_of(model)
+        check_integer("steps", steps, 1)
+        check_integer("batch_tokens", batch_tokens, 1)
+        if not 0 <= masked < 1:
+            raise InputError(f"masked must be a share from 0 to below 1, got {shown(masked)}")
+        generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
+        config = mlm.config
+        lens = cls(config.num_hidden_layers, config.hidden_size).to(mlm.masked_lm.dense.weight)
+        optimizer = torch.optim.Adam(lens.parameters(), lr=learning_rate)
+        batches = _endless_batches(tokenizer, texts, masked, batch_tokens, generator)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * (1 - step / steps)
+            inputs = {name: tensor.to(mlm.masked_lm.dense.weight.device) for name, tensor in next(batches).items()}
+            for each, loss in zip(lens.maps, lens.losses(mlm, inputs), strict=True):
+                parameters = list(each.parameters())  # the model's own get no gradient
+                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                    parameter.grad = gradient
+            optimizer.step()
+        return lens.requires_grad_(False)
+
+    def losses(self, model: MaskedLM, inputs: Inputs) -> Iterator[Tensor]:
+        """Yields KL(final ‖ layer) for each map, the mean over real positions."""
+        with torch.no_grad():
+            output = model(**inputs, output_hidden_states=True)
+            final = output[1].log_softmax(dim=-1)
+        with torch.enable_grad():
+            for each, state in zip(self.maps, output.hidden_states, strict=False):
+                predicted = read(model, state + each(state)).log_softmax(dim=-1)
+                yield divergence(final, predicted, mask_of(inputs))
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Writes the lens as safetensors, whole or not at all."""
+        target = Path(file)
+        incoming = target.with_name(f"{target.name}.partial")
+        save_file(self.state_dict(), incoming)
+        incoming.replace(target)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> "TunedLens":
+        """Reads a lens that `save` wrote.
+
+        Raises:
+            InputError: the file does not exist, or is not a lens.
+        """
+        try:
+            tensors = load_file(file)
+            layers = len(tensors) // 2
+            lens = cls(layers, len(tensors["maps.0.bias"])).to(tensors["maps.0.bias"].dtype)
+            lens.load_state_dict(tensors)
+        except (OSError, SafetensorError, KeyError, RuntimeError, TypeError):
+            raise InputError(f"{file} must be a tuned lens as TunedLens.save writes it") from None
+        return lens.requires_grad_(False)
+
+
+def _endless_batches(
+    tokenizer: BertTokenizer, texts: Sequence[str], masked: float, batch_tokens: int, generator: torch.Generator
+) -> Iterator[Inputs]:
+    """Batches of texts of similar length, in a random order, with new masks each time."""
+    encodings = tokenizer.encode(list(texts), max_length=tokenizer.model_max_length)
+    batches = by_length([len(encoding) for encoding in encodings], batch_tokens)
+    mask_id = tokenizer.convert_tokens_to_ids("[MASK]")
+    while True:
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            inputs = tokenizer.pad([encodings[number] for number in batches[index]])
+            ids = inputs["input_ids"]
+            special = torch.tensor([encoding.special_tokens_mask for encoding in inputs.encodings]).bool()
+            hidden = (torch.rand(ids.shape, generator=generator) < masked) & ~special
+            inputs["input_ids"] = ids.masked_fill(hidden, mask_id)
+            yield inputs

@@ -1,0 +1,212 @@
+"""At the last layer the lens is the model, bit by bit; tuned, it is nearer to the end at every layer before."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.models import random_model
+from support.reactions import REACTION, encode
+
+from minibert import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel, BertTokenizer
+from minibert.checkpoints import store
+from minibert.errors import InputError, TokenizerError
+from minibert.interpret import TunedLens, logit_lens, nearest_words
+from minibert.trace.compare import example_inputs
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForPreTraining])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_last_layer_is_the_model(kind, attention: str) -> None:
+    model = random_model(attention, kind)
+    inputs = example_inputs(model.bert)
+    output = model(**inputs, output_hidden_states=True)
+    lens = logit_lens(model, inputs)
+    assert torch.equal(lens.logits(-1), output[1])
+    assert lens.error == 0
+    for layer, state in enumerate(output.hidden_states):
+        assert torch.equal(lens.logits(layer), model.masked_lm(state, model.bert.embeddings.word_embeddings.weight))
+
+
+@pytest.mark.parametrize("name", ["rxnfp", "BERT-tiny"])
+def test_real_checkpoints(name: str, reactions: Path, data: Callable[[str], Path]) -> None:
+    folder = reactions / "bert_pretrained" if name == "rxnfp" else data("bert-tiny")
+    model = BertForMaskedLM.from_pretrained(folder)
+    inputs = BertTokenizer.from_pretrained(folder)("a river (and) = [MASK] 12.")
+    assert torch.equal(logit_lens(model, inputs).logits(-1), model(**inputs).logits)
+
+
+def test_ranks_of_the_right_symbol(reactions: Path) -> None:
+    """Over the layers of a pretrained model, the right symbol becomes the most probable one, if not every time."""
+    folder = reactions / "bert_pretrained"
+    model = BertForMaskedLM.from_pretrained(folder)
+    ids = encode(folder, REACTION)
+    right = []
+    for position in range(1, 40, 3):
+        masked = ids.clone()
+        masked[0, position] = encode(folder, "[MASK]")[0, 1]
+        ranks = logit_lens(model, {"input_ids": masked}).rank(int(ids[0, position]))[:, 0, position]
+        assert ranks.shape == (13,)
+        right.append(ranks)
+    first, last = torch.stack(right).median(dim=0).values[[0, -1]].tolist()
+    assert last == 0 < first
+
+
+def test_ranks_and_tops_by_sorting() -> None:
+    model = random_model(kind=BertForMaskedLM)
+    inputs = example_inputs(model.bert)
+    lens = logit_lens(model, inputs)
+    top = lens.top(4)
+    assert top.ids.shape == (4, 3, 11, 4)
+    for layer in range(4):
+        order = lens.logits(layer).argsort(dim=-1, descending=True)
+        assert torch.equal(top.ids[layer], order[..., :4])
+        assert torch.equal(lens.rank(7)[layer], (order == 7).int().argmax(-1))
+        probabilities = lens.logits(layer).softmax(-1)
+        torch.testing.assert_close(top.probabilities[layer], probabilities.gather(-1, order[..., :4]))
+        torch.testing.assert_close(lens.probability(7)[layer], probabilities[..., 7])
+    assert top.tokens[1][2][3] == [str(each) for each in top.ids[1, 2, 3].tolist()]
+
+
+def test_the_divergence_counts_no_padding() -> None:
+    """As PyTorch computes it, text by text."""
+    model = random_model(kind=BertForMaskedLM)
+    inputs = example_inputs(model.bert)
+    lens = logit_lens(model, inputs)
+    final, real = lens.logits(-1).log_softmax(-1), inputs["attention_mask"].bool()
+    for layer, found in enumerate(lens.kl()):
+        other = lens.logits(layer).log_softmax(-1)
+        expected = F.kl_div(other[real], final[real], log_target=True, reduction="batchmean")
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert lens.kl()[-1] == 0
+
+
+# --- the tuned lens --------------------------------------------------------------------------------------------------
+
+
+def speeches(texts: int) -> list[str]:
+    files = sorted((store.store_folder() / "speeches").glob("*.txt"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").split("\n") if 40 < len(line) < 200]
+    return lines[:: len(lines) // texts][:texts]
+
+
+def test_a_tuned_lens_is_nearer_to_the_end(data: Callable[[str], Path]) -> None:
+    """On texts that it was not fitted on, at each layer before the last; a new one is the plain lens."""
+    model = BertForMaskedLM.from_pretrained(data("bert-tiny"))
+    tokenizer = BertTokenizer.from_pretrained(data("bert-tiny"))
+    texts = speeches(28)
+    inputs = tokenizer(texts[20:])
+    plain = logit_lens(model, inputs)
+    new = logit_lens(model, inputs, TunedLens(2, 128))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(plain, new, strict=True))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tuned = TunedLens.fit(model, tokenizer, texts[:20], steps=8, learning_rate=3e-3, batch_tokens=128)
+    lens = logit_lens(model, inputs, tuned)
+    assert (lens.kl()[:-1] < 0.9 * plain.kl()[:-1]).all()
+    assert torch.equal(lens.logits(-1), plain.logits(-1))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def small() -> tuple[BertForMaskedLM, BertTokenizer]:
+    tokenizer = BertTokenizer.from_pretrained(store.DEFAULT)
+    return random_model(kind=BertForMaskedLM, vocab_size=len(tokenizer), max_position_embeddings=64), tokenizer
+
+
+def test_a_tuned_lens_is_the_same_each_time_and_can_be_kept(tmp_path: Path) -> None:
+    model, tokenizer = small()
+    texts = ["There was a fly", "drinking from my soup", "a longer text of several more words"]
+    first = TunedLens.fit(model, tokenizer, texts, steps=2)
+    again = TunedLens.fit(model, tokenizer, texts, steps=2)
+    other = TunedLens.fit(model, tokenizer, texts, steps=2, seed=1)
+    first.save(tmp_path / "lens.safetensors")
+    loaded = TunedLens.load(tmp_path / "lens.safetensors")
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+        assert torch.equal(tensor, loaded.state_dict()[name])
+        assert not torch.equal(tensor, other.state_dict()[name])
+    assert list(tmp_path.iterdir()) == [tmp_path / "lens.safetensors"]
+
+
+# --- without a head --------------------------------------------------------------------------------------------------
+
+
+def test_nearest_words(checkpoint: Path, tokenizer: BertTokenizer) -> None:
+    """Of a word's own embedding the word itself, and by brute force of any vector; brackets alone are words."""
+    model = BertModel.from_pretrained(checkpoint)
+    table = model.embeddings.word_embeddings.weight
+    number = tokenizer.convert_tokens_to_ids("river")
+    (token, cosine), second, _third = nearest_words(table[number], model, tokenizer, 3)
+    assert token == "river"
+    assert cosine == pytest.approx(1, abs=1e-5)
+    assert second[1] < cosine
+    hidden = model(**tokenizer("the river bank"), output_hidden_states=True).hidden_states[1]  # (1, 5, D)
+    found = nearest_words(hidden, model, tokenizer, 4, special=True)
+    cosines = F.cosine_similarity(hidden[0, 2][None], table, dim=-1).topk(4)
+    assert [token for token, _ in found[0][2]] == tokenizer.convert_ids_to_tokens(cosines.indices)
+    assert nearest_words(table[tokenizer.convert_tokens_to_ids("[")], model, tokenizer, 1)[0][0] == "["
+    unused = table[tokenizer.convert_tokens_to_ids("[unused7]")]
+    assert nearest_words(unused, model, tokenizer, 1, special=True)[0][0].startswith("[unused")
+    assert all(not token.startswith("[unused") for token, _ in nearest_words(unused, model, tokenizer, 20))
+
+
+# --- what is printed, and what is refused ----------------------------------------------------------------------------
+
+
+def test_what_is_printed() -> None:
+    model, tokenizer = small()
+    inputs = tokenizer(["a [MASK] in soup", "a fly"])
+    lens = logit_lens(model, inputs)
+    lines = str(lens).splitlines()
+    assert lines[0].split() == ["layer", *inputs.tokens(0)]
+    assert len(lines) == 5
+    one = inputs.rows([0])
+    lines = logit_lens(model, one).at(k=2).splitlines()
+    top = logit_lens(model, one).top(2)
+    assert lines[1].split() == [
+        "0",
+        *(
+            cell
+            for token, probability in zip(top.tokens[0][0][2], top.probabilities[0, 0, 2].tolist(), strict=True)
+            for cell in (token, f"{probability:.3f}")
+        ),
+    ]
+    assert "[PAD]" not in lens.plot(row=1)._repr_svg_()
+
+
+IDS = {"input_ids": torch.tensor([[1, 2, 3]])}
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (
+            lambda model, _: logit_lens(model.bert, IDS),
+            InputError,
+            "which BertModel does not have: load",
+        ),
+        (
+            lambda model, _: logit_lens(random_model(kind=BertForSequenceClassification), IDS),
+            InputError,
+            "or ask nearest_words",
+        ),
+        (lambda model, _: logit_lens(model, IDS).logits(4), InputError, "layer must be a hidden state from 0 to 3"),
+        (lambda model, _: logit_lens(model, IDS).top(0), InputError, "k must be an integer from 1 to"),
+        (lambda model, _: logit_lens(model, IDS).rank("river"), InputError, "is known to a tokenizer"),
+        (lambda model, _: logit_lens(model, IDS, TunedLens(2, 24)), InputError, "3 layers of 24, got one for 2 layers"),
+        (lambda model, t: logit_lens(model, t("a")).rank("riverbankk"), TokenizerError, "not in the vocabulary"),
+        (lambda model, t: TunedLens.fit(model, t, ["a"], masked=1), InputError, "masked must be a share"),
+        (lambda model, t: TunedLens.fit(model, t, ["a"], steps=0), InputError, "steps must be a positive integer"),
+        (lambda model, t: TunedLens.load("nowhere"), InputError, "must be a tuned lens as TunedLens.save writes it"),
+        (lambda model, t: nearest_words(torch.ones(23), model, t), InputError, r"hidden must be vectors \(…, 24\)"),
+        (
+            lambda model, t: nearest_words(torch.ones(24), random_model(), t),
+            InputError,
+            "must be the model's, of 50 words",
+        ),
+    ],
+)
+def test_what_has_no_meaning_is_refused(call, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(*small())
