@@ -7,10 +7,11 @@ call, and each result carries its own proof: `.error` says how far the parts are
 values of one run into another, in many places at once (`interventions`), and `paths` along one path only. `mixing` says
 from which tokens, or words (`whole_words`), a position takes what it becomes (`layer_runs`), and `ratios` how much.
 `gradients` attributes a number to tokens. `lens` reads each layer with the model's head, `tuned_lens` after a
-translation, `nearest` without a head (`reading`). `targets` says which number is to be explained, `runs` how a model is
-run for that.
+translation, `nearest` without a head (`reading`). `circuits` reads the weights of a head or a neuron. `targets` says
+which number is to be explained, `runs` how a model is run for that.
 """
 
+from minibert.interpret.circuits import Circuit, Neurons, circuit, composition, neurons
 from minibert.interpret.decomposition import Decomposition, decompose
 from minibert.interpret.gradients import Attribution, input_x_gradient, integrated_gradients, saliency
 from minibert.interpret.interventions import Noise
@@ -32,14 +33,18 @@ from minibert.interpret.tuned_lens import TunedLens
 
 __all__ = [
     "Attribution",
+    "Circuit",
     "Contributions",
     "Decomposition",
     "Effects",
     "Lens",
+    "Neurons",
     "Noise",
     "PathEffect",
     "TunedLens",
+    "circuit",
     "class_logit",
+    "composition",
     "contributions",
     "cosine_with",
     "decompose",
@@ -50,6 +55,7 @@ __all__ = [
     "logit_lens",
     "mixing_ratio",
     "nearest_words",
+    "neurons",
     "patch",
     "path_patch",
     "saliency",
