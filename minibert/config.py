@@ -42,7 +42,6 @@ SUPPORTED = {
     "model_type": "bert",
     "is_decoder": False,
     "add_cross_attention": False,
-    "pruned_heads": {},
     "chunk_size_feed_forward": 0,
 }
 
@@ -79,6 +78,8 @@ class BertConfig:
     id2label: tuple[str, ...] = ()  # the name of each class; a mapping becomes a tuple, () becomes LABEL_0, LABEL_1, …
     problem_type: str | None = None  # a sequence classifier's loss, see `BertForSequenceClassification`
     dtype: str | None = None  # what loaded parameters are converted to; None keeps those of the file
+    # The heads that each layer no longer has, by their numbers before any were removed; a mapping becomes a tuple.
+    pruned_heads: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -88,6 +89,7 @@ class BertConfig:
                 "hidden_size must be divisible by num_attention_heads, "
                 f"got {self.hidden_size} and {self.num_attention_heads}"
             )
+        self._set("pruned_heads", _pruned(self.pruned_heads, self.num_hidden_layers, self.num_attention_heads))
         if self.parameter_count > MAX_PARAMETERS:
             raise ConfigError(
                 f"these sizes give {self.parameter_count:,} parameters, over the limit of {MAX_PARAMETERS:,}: "
@@ -133,6 +135,11 @@ class BertConfig:
         """The head size: W = D / H."""
         return self.hidden_size // self.num_attention_heads
 
+    def kept_heads(self, layer: int) -> tuple[int, ...]:
+        """The heads that a layer has, by their numbers before any were pruned; layers count from 0."""
+        pruned = dict(self.pruned_heads).get(layer, ())
+        return tuple(head for head in range(self.num_attention_heads) if head not in pruned)
+
     @property
     def parameter_count(self) -> int:
         """The number of parameters of a `BertModel` of these sizes, pooler included."""
@@ -140,17 +147,21 @@ class BertConfig:
         norm = 2 * d
         embeddings = (self.vocab_size + self.max_position_embeddings + self.type_vocab_size) * d + norm
         layer = 4 * (d * d + d) + norm + (d * f + f) + (f * d + d) + norm
+        pruned = sum(len(heads) for _, heads in self.pruned_heads) * (4 * d + 3) * self.head_size
         if self.position_embedding_type != "absolute":
             layer += (2 * self.max_position_embeddings - 1) * self.head_size
-        return embeddings + self.num_hidden_layers * layer + (d * d + d)
+        return embeddings + self.num_hidden_layers * layer - pruned + (d * d + d)
 
     def summary(self) -> str:
-        """The sizes in two lines, to be read: `print(model.config.summary())`."""
+        """The sizes in a few lines, to be read: `print(model.config.summary())`."""
+        pruned = "".join(
+            f"\nlayer {layer} without the heads {', '.join(map(str, h))}" for layer, h in self.pruned_heads
+        )
         return (
             f"BERT: {self.num_hidden_layers} layers, hidden size {self.hidden_size}, {self.num_attention_heads} heads "
             f"of size {self.head_size}, feed-forward size {self.intermediate_size} ({self.hidden_act})\n"
             f"{self.vocab_size:,} tokens in the vocabulary, at most {self.max_position_embeddings} in a sequence, "
-            f"{self.type_vocab_size} segments"
+            f"{self.type_vocab_size} segments{pruned}"
         )
 
     @classmethod
@@ -212,10 +223,32 @@ class BertConfig:
         del fields["num_labels"]  # redundant: it is the number of names
         fields["id2label"] = dict(enumerate(self.id2label))
         fields["label2id"] = {name: index for index, name in enumerate(self.id2label)}
+        fields["pruned_heads"] = {str(layer): list(heads) for layer, heads in self.pruned_heads}
+        if not self.pruned_heads:
+            del fields["pruned_heads"]
         return fields
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(BertConfig))
+
+
+def _pruned(value: Any, layers: int, heads: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The pruned heads of each layer as a tuple, in order; keys of JSON are strings."""
+    try:
+        pairs = value.items() if isinstance(value, dict) else value
+        by_layer = {int(layer): tuple(sorted(set(listed))) for layer, listed in pairs}
+        is_valid = all(
+            not isinstance(head, bool) and head in range(heads) for each in by_layer.values() for head in each
+        )
+    except (TypeError, ValueError):
+        is_valid = False
+    if not is_valid or not set(by_layer) <= set(range(layers)):
+        what = f"a mapping from layers below {layers} to lists of heads below {heads}"
+        raise ConfigError(f"pruned_heads must be {what}, got {shown(value)}")
+    for layer, listed in by_layer.items():
+        if len(listed) == heads:
+            raise ConfigError(f"pruned_heads must leave each layer a head, got none in layer {layer}")
+    return tuple((layer, listed) for layer, listed in sorted(by_layer.items()) if listed)
 
 
 def _labels(id2label: Any) -> tuple[str, ...]:

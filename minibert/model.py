@@ -104,12 +104,13 @@ ATTENTION: dict[str, AttentionFunction] = {"eager": eager_attention, "sdpa": sdp
 class Attention(nn.Module):
     """Multi-head self-attention: H heads look at all tokens side by side, each in its own W dimensions (AIAYN, 3.2)."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, layer: int = 0) -> None:
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        width = config.head_size * len(config.kept_heads(layer))  # the hidden size, unless heads were pruned
+        self.query = nn.Linear(config.hidden_size, width)
+        self.key = nn.Linear(config.hidden_size, width)
+        self.value = nn.Linear(config.hidden_size, width)
+        self.output = nn.Linear(width, config.hidden_size)
         self.relative = None if config.position_embedding_type == "absolute" else RelativePositions(config)
         self.head_size = config.head_size
         self.dropout = config.attention_probs_dropout_prob
@@ -178,9 +179,9 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention, then feed-forward; each is added to its own input and normalised after that (AIAYN, figure 1)."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, layer: int = 0) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -200,7 +201,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.num_hidden_layers))
 
     def forward(
         self,

@@ -7,8 +7,8 @@ call, and each result carries its own proof: `.error` says how far the parts are
 values of one run into another, in many places at once (`interventions`), and `paths` along one path only. `mixing` says
 from which tokens, or words (`whole_words`), a position takes what it becomes (`layer_runs`), and `ratios` how much.
 `gradients` attributes a number to tokens. `lens` reads each layer with the model's head, `tuned_lens` after a
-translation, `nearest` without a head (`reading`). `circuits` reads the weights of a head or a neuron. `targets` says
-which number is to be explained, `runs` how a model is run for that.
+translation, `nearest` without a head (`reading`). `pruning` says which heads are needed. `circuits` reads the weights
+of a head or a neuron. `targets` says which number is to be explained, `runs` how a model is run for that.
 """
 
 from minibert.interpret.circuits import Circuit, Neurons, circuit, composition, neurons
@@ -20,6 +20,7 @@ from minibert.interpret.mixing import Contributions, contributions
 from minibert.interpret.nearest import nearest_words
 from minibert.interpret.patching import Effects, patch
 from minibert.interpret.paths import PathEffect, path_patch
+from minibert.interpret.pruning import HeadImportance, PruneCurve, head_importance, prune_curve, prune_heads
 from minibert.interpret.ratios import expansion_rates, mixing_ratio
 from minibert.interpret.targets import (
     class_logit,
@@ -37,10 +38,12 @@ __all__ = [
     "Contributions",
     "Decomposition",
     "Effects",
+    "HeadImportance",
     "Lens",
     "Neurons",
     "Noise",
     "PathEffect",
+    "PruneCurve",
     "TunedLens",
     "circuit",
     "class_logit",
@@ -49,6 +52,7 @@ __all__ = [
     "cosine_with",
     "decompose",
     "expansion_rates",
+    "head_importance",
     "input_x_gradient",
     "integrated_gradients",
     "logit_difference",
@@ -58,6 +62,8 @@ __all__ = [
     "neurons",
     "patch",
     "path_patch",
+    "prune_curve",
+    "prune_heads",
     "saliency",
     "text_similarity",
     "token_log_probability",

@@ -137,6 +137,11 @@ def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT) -> Certificat
             f"{name_or_folder} has {config.position_embedding_type} positions, which transformers 5 silently "
             "ignores: the reference for these is transformers 4.57.6, see tests/equality/test_relative.py"
         )
+    if config.pruned_heads:
+        raise ConfigError(
+            f"{name_or_folder} has pruned heads, which transformers 5 cannot load: the reference for these is "
+            "transformers 4.57.6, see tests/equality/test_head_masks.py"
+        )
     files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")]
     files.append(folder / layout.CONFIG)
     lines: list[Line] = []

@@ -64,7 +64,7 @@ def test_singular_vectors() -> None:
 
 
 def test_composition() -> None:
-    """1 where a head reads just the direction that an earlier one writes, 0 where it reads one at right angles to it."""
+    """1 where a head reads just the direction that an earlier one writes, 0 where it reads one at right angles."""
     model = random_model().double()
     early, late = circuit(model, 0, 1), circuit(model, 2, 3)
     found = composition(early, late)

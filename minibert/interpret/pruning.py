@@ -1,0 +1,246 @@
+"""Which heads does a model need, and what remains without the others?
+
+    importance = head_importance(model, batches, loss)          # (L, H), from one gradient a batch
+    curve = prune_curve(model, importance.order, metric)        # the metric with more and more heads switched off
+    smaller = prune_heads(model, {3: [0, 5], 4: [1]})           # a model without them
+
+A head is important if the loss moves when its gate moves from 1: the gradient of the gate, which is the product of the
+head's context with the gradient there (Michel, Levy and Neubig 2019, "Are Sixteen Heads Really Better than One?",
+equation 2). It is a local measure, and two heads that do the same each seem unimportant: the curve shows what happens.
+
+Switching a head off puts 0 in the place of its context, or its mean over texts. To prune it takes its rows and columns
+out of the matrices: the model computes the same as with the head at 0, with fewer parameters.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minibert.checks import as_integer, check_integer, required_arguments, shown
+from minibert.errors import InputError
+from minibert.interpret.runs import Inputs, bert_of, check_inputs
+from minibert.model import EncoderLayer
+from minibert.show.tables import table
+from minibert.trace.edits import Means
+from minibert.trace.recording import edit
+
+Head = tuple[int, int]  # layer, head, both counted from 0
+CONTEXT = "*.attention.context"
+
+
+@dataclass(frozen=True)
+class HeadImportance:
+    """How much the loss moves with each head's gate; 0 for heads that are pruned already."""
+
+    values: Tensor  # (L, H), mean over texts
+    texts: int
+
+    @property
+    def normalised(self) -> Tensor:
+        """The same with each layer's values divided by their Euclidean norm, as Michel et al. compare layers."""
+        norms = self.values.norm(dim=1, keepdim=True)
+        return self.values / torch.where(norms == 0, 1, norms)
+
+    @property
+    def order(self) -> list[Head]:
+        """All heads, the least important first."""
+        heads = self.values.shape[1]
+        return [divmod(index, heads) for index in self.values.flatten().argsort(stable=True).tolist()]
+
+    def __str__(self) -> str:
+        numbers = [str(head) for head in range(self.values.shape[1])]
+        rows = [["layer", *numbers]]
+        rows += [[str(layer), *(f"{value:.1e}" for value in line)] for layer, line in enumerate(self.values.tolist())]
+        return f"importance of each head, mean over {self.texts} texts\n{table(rows, right=range(1, len(numbers) + 1))}"
+
+    def plot(self) -> Any:
+        """A picture of the importance of each head, by layer."""
+        from minibert.show.plots import plot_matrix
+
+        layers, heads = self.values.shape
+        rows, columns = [f"layer {layer}" for layer in range(layers)], [f"head {head}" for head in range(heads)]
+        return plot_matrix(self.values, rows, columns, title="importance of each head")
+
+
+def head_importance(
+    model: nn.Module, batches: Iterable[Inputs], loss: Callable[..., Tensor] | None = None
+) -> HeadImportance:
+    """Returns how much a loss moves with the gate of each head, the absolute value for each text, mean over texts.
+
+    Args:
+        model: a `BertModel`, or one with a head, in evaluation mode.
+        batches: the inputs of some texts each, what a tokenizer returns; with `labels`, if the model has a loss.
+        loss: a function of the output, or of the output and the inputs, that returns a number for each text (B,), or
+            their mean (). None means the loss that a model with a head returns for the labels.
+
+    Raises:
+        InputError: no batches, or something that is not a loss.
+    """
+    bert = bert_of(model)
+    config = bert.config
+    total = torch.zeros(config.num_hidden_layers, config.num_attention_heads, dtype=torch.float64)
+    texts = 0
+    for inputs in [batches] if isinstance(batches, Mapping) else batches:
+        check_inputs(inputs)
+        count = len(inputs["input_ids"])
+        for layer, moved in enumerate(_gate_gradients(model, inputs, loss)):
+            total[layer, list(config.kept_heads(layer))] += moved.abs().sum(dim=0).double().cpu()  # (B, H) → (H)
+        texts += count
+    if not texts:
+        raise InputError("batches must be the inputs of some texts, got none")
+    return HeadImportance(total / texts, texts)
+
+
+def _gate_gradients(model: nn.Module, inputs: Inputs, loss: Callable[..., Tensor] | None) -> list[Tensor]:
+    """The gradient of each head's gate for each text, L of (B, H): ⟨context, gradient there⟩."""
+    contexts: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, name: str) -> Tensor:
+        contexts[name] = value if value.requires_grad else value.requires_grad_()
+        return contexts[name]
+
+    with torch.enable_grad(), edit(model, CONTEXT, keep):
+        value = _loss(model, inputs, loss)
+        if not value.requires_grad:
+            raise InputError("the loss must depend on the model's output")
+        gradients = torch.autograd.grad(value, list(contexts.values()), allow_unused=True)
+    moved = []
+    for context, gradient in zip(contexts.values(), gradients, strict=True):
+        product = torch.zeros_like(context) if gradient is None else context.detach() * gradient
+        moved.append(product.sum(dim=(2, 3)))  # (B, H, S, W) → (B, H)
+    return moved
+
+
+def _loss(model: nn.Module, inputs: Inputs, loss: Callable[..., Tensor] | None) -> Tensor:
+    """The sum of the losses of all texts."""
+    output, count = model(**inputs), len(inputs["input_ids"])
+    if loss is None:
+        value = getattr(output, "loss", None)
+        if value is None:
+            raise InputError("loss must be given, or the inputs must have labels for a model with a head")
+    else:
+        value = loss(output, inputs) if required_arguments(loss) > 1 else loss(output)
+    if not isinstance(value, Tensor) or value.shape not in ((), (count,)):
+        what = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
+        raise InputError(f"loss must return one number for each text, ({count},), or their mean, (), got {what}")
+    return value * count if value.dim() == 0 else value.sum()
+
+
+@dataclass(frozen=True)
+class PruneCurve:
+    """A metric with more and more heads switched off."""
+
+    removed: list[int]  # how many heads are off
+    values: list[float]  # the metric
+
+    def __str__(self) -> str:
+        points = zip(self.removed, self.values, strict=True)
+        return table([("heads off", "metric"), *((str(n), f"{value:.4f}") for n, value in points)], right=[0, 1])
+
+
+@torch.no_grad()
+def prune_curve(
+    model: nn.Module,
+    order: Sequence[Head],
+    metric: Callable[[nn.Module], float],
+    *,
+    removed: Sequence[int] | None = None,
+    means: Means | None = None,
+) -> PruneCurve:
+    """Returns a metric with the first 0, 1, 2 … heads of an order switched off (Michel et al. 2019, figure 2).
+
+    Args:
+        model: a `BertModel`, or one with a head, in evaluation mode.
+        order: the heads, the first to go first: `head_importance(…).order`, or any other for comparison.
+        metric: a function of the model, which is called with the heads off.
+        removed: how many are off at each point; None means eleven points from none to all of the order.
+        means: what a head's context becomes, by `mean_of(model, inputs, "*.attention.context")`; None means 0.
+
+    Raises:
+        InputError: a head that the model does not have, or more heads than the order has.
+    """
+    bert = bert_of(model)
+    heads = [_check_head(bert.config, head) for head in order]
+    if removed is None:
+        removed = sorted({round(len(heads) * tenth / 10) for tenth in range(11)})
+    counts = [check_integer("removed", count, 0, len(heads)) for count in removed]
+    values = []
+    for count in counts:
+        off: dict[int, list[int]] = {}
+        for layer, head in heads[:count]:
+            off.setdefault(layer, []).append(bert.config.kept_heads(layer).index(head))
+
+        def without(value: Tensor, name: str, off: dict[int, list[int]] = off) -> Tensor:
+            chosen = off.get(int(name.split(".")[2]), [])
+            value[:, chosen] = 0 if means is None else means(value, name)[:, chosen]
+            return value
+
+        with edit(model, CONTEXT, without):
+            values.append(float(metric(model)))
+    return PruneCurve(counts, values)
+
+
+@torch.no_grad()
+def prune_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> nn.Module:
+    """Returns a smaller model without these heads; the one that is given is not changed.
+
+    It computes what the model does with these heads' contexts at 0, saves and loads like any other, and its config
+    lists `pruned_heads`, as in transformers 4 (version 5 can neither prune nor load it).
+
+    Args:
+        model: a `BertModel`, or one with a head.
+        heads: for each layer, counted from 0, the heads to remove, by their numbers before any were pruned.
+
+    Raises:
+        InputError: a head that the model does not have, or one that is pruned already.
+        ConfigError: a layer would be left without a head.
+    """
+    config = bert_of(model).config
+    if not isinstance(heads, Mapping):
+        raise InputError(f"heads must be a mapping from layers to lists of heads, got {shown(heads)}")
+    removed = [_check_head(config, (layer, head)) for layer, listed in heads.items() for head in listed]
+    pruned = {layer: list(listed) for layer, listed in config.pruned_heads}
+    for layer, head in removed:
+        pruned.setdefault(layer, []).append(head)
+    smaller_config = replace(config, pruned_heads=tuple((layer, tuple(each)) for layer, each in pruned.items()))
+    smaller = copy.deepcopy(model)
+    holders: list[Any] = [module for module in smaller.modules() if getattr(module, "config", None) == config]
+    for holder in holders:
+        holder.config = smaller_config
+    for number, module in enumerate(bert_of(smaller).encoder.layers):
+        assert isinstance(module, EncoderLayer)
+        before, after = config.kept_heads(number), smaller_config.kept_heads(number)
+        if before != after:
+            _keep_heads(module, [before.index(head) for head in after], config.head_size)
+    return smaller
+
+
+def _keep_heads(layer: EncoderLayer, heads: list[int], head_size: int) -> None:
+    """Removes the rows and columns of all other heads from the matrices of a layer."""
+    kept = torch.cat([torch.arange(head * head_size, (head + 1) * head_size) for head in heads])
+    attention = layer.attention
+    for linear in (attention.query, attention.key, attention.value):
+        _resize(linear, linear.weight[kept], linear.bias[kept])
+    _resize(attention.output, attention.output.weight[:, kept], attention.output.bias)
+
+
+def _resize(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    requires_grad = linear.weight.requires_grad
+    linear.out_features, linear.in_features = weight.shape
+    linear.weight = nn.Parameter(weight.clone(), requires_grad)
+    linear.bias = nn.Parameter(bias.clone(), requires_grad)
+
+
+def _check_head(config: Any, head: Any) -> Head:
+    """A head that the model has."""
+    pair = [as_integer(each) for each in head] if isinstance(head, list | tuple) and len(head) == 2 else [None]
+    if None in pair:
+        raise InputError(f"a head must be (layer, head), got {shown(head)}")
+    layer, number = int(pair[0] or 0), int(pair[1] or 0)
+    if not 0 <= layer < config.num_hidden_layers or number not in config.kept_heads(layer):
+        raise InputError(f"the model must have each head to remove, and has no head {number} in layer {layer}")
+    return layer, number
