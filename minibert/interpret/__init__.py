@@ -8,7 +8,8 @@ values of one run into another, in many places at once (`interventions`), and `p
 from which tokens, or words (`whole_words`), a position takes what it becomes (`layer_runs`), and `ratios` how much.
 `gradients` attributes a number to tokens. `lens` reads each layer with the model's head, `tuned_lens` after a
 translation, `nearest` without a head (`reading`). `pruning` says which heads are needed. `circuits` reads the weights
-of a head or a neuron. `targets` says which number is to be explained, `runs` how a model is run for that.
+of a head or a neuron. `surveys` counts over a corpus (`counts`, `texts`), `stores` keeps its values. `targets` says
+which number is to be explained, `runs` how a model is run for that.
 """
 
 from minibert.interpret.circuits import Circuit, Neurons, circuit, composition, neurons
@@ -22,6 +23,8 @@ from minibert.interpret.patching import Effects, patch
 from minibert.interpret.paths import PathEffect, path_patch
 from minibert.interpret.pruning import HeadImportance, PruneCurve, head_importance, prune_curve, prune_heads
 from minibert.interpret.ratios import expansion_rates, mixing_ratio
+from minibert.interpret.stores import Store, save_values
+from minibert.interpret.surveys import Survey, survey
 from minibert.interpret.targets import (
     class_logit,
     cosine_with,
@@ -44,6 +47,8 @@ __all__ = [
     "Noise",
     "PathEffect",
     "PruneCurve",
+    "Store",
+    "Survey",
     "TunedLens",
     "circuit",
     "class_logit",
@@ -65,6 +70,8 @@ __all__ = [
     "prune_curve",
     "prune_heads",
     "saliency",
+    "save_values",
+    "survey",
     "text_similarity",
     "token_log_probability",
     "token_logit",
