@@ -9,9 +9,10 @@ from minibert.cli.options import name_argument
 
 @click.command()
 @name_argument
+@click.option("--gradients", is_flag=True, help="Compare the gradients of every value and parameter as well.")
 @click.option("--json", "output", flag_value="json", help="Print the whole certificate as JSON.")
 @click.option("--markdown", "output", flag_value="markdown", help="Print the whole certificate as Markdown.")
-def verify(name: str, output: str | None) -> None:
+def verify(name: str, gradients: bool, output: str | None) -> None:
     """Compare every value inside a BERT with transformers.
 
     NAME is a checkpoint's name, or the path of its folder. Without it, the default checkpoint is compared. The exit
@@ -23,7 +24,7 @@ def verify(name: str, output: str | None) -> None:
     """
     from minibert import trace
 
-    certificate = trace.verify(name)
+    certificate = trace.verify(name, gradients=gradients)
     if output == "json":
         click.echo(certificate.to_json())
     elif output == "markdown":

@@ -4,6 +4,9 @@ A certificate says so, for one checkpoint, value by value: minibert and `transfo
 the same inputs, and every named value of both is compared: bit for bit, and where that fails by how much, and whether
 float64 calls it rounding or a bug. It names the files by their sha256, the versions, the machine and its threads, for
 all of these decide the last bit.
+
+With `gradients=True` the backward pass is compared as well: the gradients of one number, a fixed function of what the
+model returns, with respect to each of these values and to each parameter.
 """
 
 import json
@@ -20,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minibert.checkpoints import layout, store
-from minibert.checkpoints.names import checkpoint_name
+from minibert.checkpoints.names import checkpoint_name, parameter_name
+from minibert.checks import check_one_of
 from minibert.errors import ConfigError, MissingPackageError
 from minibert.model import BertModel
 from minibert.show.tables import table
@@ -29,6 +33,7 @@ from minibert.trace.recording import record
 from minibert.trace.values import VALUES, short_name, value_names
 
 Pair = tuple[Tensor, Tensor]  # ours, theirs
+GRADIENT = "gradient of "  # before the name of what it is with respect to
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Line:
     """One named value, over all inputs.
 
     Args:
-        value: its name in `record`; "encoder.layers.*." stands for all layers.
+        value: its name in `record`, or "gradient of" that name or a parameter's; "encoder.layers.*." stands for all
+            layers.
         attention: by which attention, "eager" or "sdpa".
         equal: is every number the same, to the last bit?
         difference: the largest difference.
@@ -56,7 +62,8 @@ class Line:
 class Certificate:
     """What was compared, where, and what came out. `print` it for a table.
 
-    `first` is the first value that is not equal, with its layer's number; None if all are.
+    `first` is the first value that is not equal, with its layer's number; None if all are. Gradients come after the
+    values and in the order computed, from the output to the embeddings.
     """
 
     name: str
@@ -111,17 +118,21 @@ class Certificate:
         return f"{table(self._rows())}\n\n{self.name}: {self.summary()}\n{self._conditions()}"
 
 
-def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT) -> Certificate:
+@torch.inference_mode(False)  # a caller's would leave no gradients
+def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT, *, gradients: bool = False) -> Certificate:
     """Compares a checkpoint's BERT with that of `transformers`, value by value, by eager attention and by sdpa.
 
     Args:
         name_or_folder: as for `BertModel.from_pretrained`.
+        gradients: also compares the gradients with respect to each value and each parameter.
 
     Raises:
+        InputError: `gradients` is neither True nor False.
         MissingPackageError: transformers is not installed.
         ConfigError: relative positions, which transformers 5 does not compute.
         Other errors as `BertModel.from_pretrained`.
     """
+    check_one_of("gradients", gradients, (True, False))
     try:
         import transformers
     except ImportError as error:
@@ -153,7 +164,7 @@ def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT) -> Certificat
         # A file's tensors may lie anywhere in memory, and a product rounds by where: copies lie alike on both sides.
         for parameter in [*model.parameters(), *theirs.parameters()]:
             parameter.data = parameter.data.clone()
-        more, wrong = _compare(model, theirs, kind)
+        more, wrong = _compare(model, theirs, kind, gradients)
         lines, first = lines + more, first or wrong
     return Certificate(
         name=str(name_or_folder),
@@ -186,23 +197,24 @@ def cases(model: BertModel) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def _compare(ours: BertModel, theirs: nn.Module, attention: str) -> tuple[list[Line], str | None]:
+def _compare(ours: BertModel, theirs: nn.Module, attention: str, gradients: bool) -> tuple[list[Line], str | None]:
     """A line for each value, the layers taken together; and the first single value that is not equal."""
-    found = {case: _both(ours, theirs, attention, inputs) for case, inputs in cases(ours).items()}
-    names = list(dict.fromkeys(name for both in found.values() for name in both))
-    pairs = {name: [both[name] for both in found.values() if name in both] for name in names}
-    wrong = [name for name in names if not all(torch.equal(*pair) for pair in pairs[name])]
-    bugs = _bugs(ours, theirs, attention) if wrong else set()
+    found: dict[str, list[tuple[float, int]]] = {}  # of all inputs that have the value, its difference and its ULPs
+    wrong: dict[str, None] = {}
+    for inputs in cases(ours).values():
+        for name, pair in _both(ours, theirs, attention, inputs, gradients).items():
+            equal = torch.equal(*pair)
+            found.setdefault(name, []).append((0.0, 0) if equal else (max_difference(*pair), max_ulps(*pair)))
+            if not equal:
+                wrong[name] = None
+    bugs = _bugs(ours, theirs, attention, gradients) if wrong else set()
     lines = []
-    for value, together in _layers_together(names).items():
-        unequal = [pair for name in together if name in wrong for pair in pairs[name]]
-        difference = max((max_difference(*pair) for pair in unequal), default=0.0)
-        ulps = max((max_ulps(*pair) for pair in unequal), default=0)
-        verdict = "equal"
-        if unequal:
-            verdict = "rounding" if bugs.isdisjoint(together) else "bug"
-        lines.append(Line(value, attention, not unequal, difference, ulps, verdict))
-    return lines, wrong[0] if wrong else None
+    for value, together in _layers_together(list(found)).items():
+        differences, ulps = zip(*(each for name in together for each in found[name]), strict=True)
+        equal = wrong.keys().isdisjoint(together)
+        verdict = "equal" if equal else "rounding" if bugs.isdisjoint(together) else "bug"
+        lines.append(Line(value, attention, equal, max(differences), max(ulps), verdict))
+    return lines, next((name for name in found if name in wrong), None)
 
 
 def _layers_together(names: list[str]) -> dict[str, list[str]]:
@@ -213,21 +225,22 @@ def _layers_together(names: list[str]) -> dict[str, list[str]]:
     return together
 
 
-def _bugs(ours: BertModel, theirs: nn.Module, attention: str) -> set[str]:
+def _bugs(ours: BertModel, theirs: nn.Module, attention: str, gradients: bool) -> set[str]:
     """The values that differ by more than rounding: in float64, where a bug stays as large as it was."""
     found = set()
     with in_float64(ours, theirs):
         for inputs in cases(ours).values():
-            both = _both(ours, theirs, attention, inputs)
-            noise = rounding_noise(ours, partial(_ours, ours, inputs, list(both)), torch.float64)
+            both = _both(ours, theirs, attention, inputs, gradients)
+            names = [name for name in both if not name.startswith(GRADIENT)]
+            noise = rounding_noise(ours, partial(_ours, ours, inputs, names, gradients), torch.float64)
             found |= {name for name, pair in both.items() if not is_close(*pair, noise[name])}
     return found
 
 
-def _both(ours: BertModel, theirs: Any, attention: str, inputs: dict[str, Tensor]) -> dict[str, Pair]:
-    """Each value that both sides have, ours and theirs, in the order computed."""
+def _both(ours: BertModel, theirs: Any, attention: str, inputs: dict[str, Tensor], gradients: bool) -> dict[str, Pair]:
+    """Each value that both sides have, ours and theirs, in the order computed; then each gradient."""
     reference: dict[str, Tensor] = {}
-    with torch.no_grad(), ExitStack() as stack:
+    with torch.set_grad_enabled(gradients), ExitStack() as stack:
         for name in value_names(ours):
             module = _module_of(theirs, name)
             if module is not None:
@@ -235,23 +248,55 @@ def _both(ours: BertModel, theirs: Any, attention: str, inputs: dict[str, Tensor
         out = theirs(**inputs, output_attentions=attention == "eager")
         for number, probabilities in enumerate(out.attentions or ()):
             reference[f"encoder.layers.{number}.attention.probabilities"] = probabilities
-    reference["last_hidden_state"] = out.last_hidden_state
-    if out.pooler_output is not None:
-        reference["pooler_output"] = out.pooler_output
-    return {name: (value, reference[name]) for name, value in _ours(ours, inputs, list(reference)).items()}
+    reference |= _outputs(out)
+    parameters = {parameter_name(name): each for name, each in theirs.named_parameters()} if gradients else {}
+    found = _ours(ours, inputs, list(reference), gradients)
+    if gradients:
+        in_order = {name: reference[name] for name in found if name in reference}
+        reference |= _gradients(out, in_order, parameters)
+    return {name: (value, reference[name].detach()) for name, value in found.items()}
 
 
-@torch.no_grad()
-def _ours(model: BertModel, inputs: dict[str, Tensor], wanted: list[str]) -> dict[str, Tensor]:
-    """Our values of these names, in the shapes that transformers has."""
-    out = model(**inputs)  # without hooks: what a user gets
-    with record(model, [name for name in wanted if name in value_names(model)]) as trace:
-        model(**inputs)
-    values = dict(trace) | {"last_hidden_state": out.last_hidden_state, "pooler_output": out.pooler_output}
-    for name, value in values.items():
-        if value is not None and value.dim() == 4 and not name.endswith("probabilities"):
-            values[name] = value.transpose(1, 2).flatten(2)  # (B, H, S, W) → (B, S, D)
-    return {name: value for name, value in values.items() if name in wanted}
+def _outputs(out: Any) -> dict[str, Tensor]:
+    """What a model of either side returns, by name."""
+    outputs = {"last_hidden_state": out.last_hidden_state, "pooler_output": out.pooler_output}
+    return {name: value for name, value in outputs.items() if value is not None}
+
+
+def _ours(model: BertModel, inputs: dict[str, Tensor], wanted: list[str], gradients: bool) -> dict[str, Tensor]:
+    """Our values of these names, in the shapes that transformers has, and the gradients."""
+    known = value_names(model)
+    with torch.set_grad_enabled(gradients):
+        out = model(**inputs)  # without hooks: what a user gets
+        with record(model, [name for name in wanted if name in known]) as trace:
+            recorded = model(**inputs)
+    values = dict(trace) | _outputs(out)
+    if gradients:
+        of_values = _gradients(recorded, dict(trace) | _outputs(recorded), {})
+        values |= of_values | _gradients(out, {}, dict(model.named_parameters()))
+    return {name: _as_theirs(name, value.detach()) for name, value in values.items()}
+
+
+def _as_theirs(name: str, value: Tensor) -> Tensor:
+    """A value, or its gradient, in the shape that transformers has: there query, key and value are not yet split."""
+    if value.dim() == 4 and not name.endswith("probabilities"):
+        return value.transpose(1, 2).flatten(2)  # (B, H, S, W) → (B, S, D)
+    return value
+
+
+def _gradients(out: Any, values: dict[str, Tensor], parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of one number with respect to values and parameters, in the order of the backward pass.
+
+    The number is a random projection of all that the model returns, the same on both sides. What it does not depend on,
+    such as a table of positions that is not used, has the gradient 0.
+    """
+    generator = torch.Generator().manual_seed(0)
+    number = torch.zeros((), dtype=out.last_hidden_state.dtype)
+    for output in _outputs(out).values():
+        number = number + (torch.randn(output.shape, generator=generator).to(output) * output).sum()
+    of = dict(reversed(values.items())) | dict(reversed(parameters.items()))
+    found = torch.autograd.grad(number, list(of.values()), materialize_grads=True)
+    return {f"{GRADIENT}{name}": gradient for name, gradient in zip(of, found, strict=True)}
 
 
 def _module_of(theirs: nn.Module, name: str) -> nn.Module | None:
