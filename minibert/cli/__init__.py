@@ -6,6 +6,7 @@ One file for each group of commands, and each command prints what a few calls of
     texts         tokens, similarity, word, fill-mask
     corpus        embed, search
     trace         verify
+    interpret     decompose, lens, heads
     exercises     exercise list, start, check, hint, solution
     demo          demo
 
@@ -27,6 +28,7 @@ from minibert.cli.checkpoints import convert, download, info, list_checkpoints
 from minibert.cli.corpus import embed, search
 from minibert.cli.demo import show_demo
 from minibert.cli.exercises import exercise
+from minibert.cli.interpret import decompose, heads, lens
 from minibert.cli.texts import fill_mask, similarity, tokens, word
 from minibert.cli.trace import verify
 from minibert.errors import MinibertError
@@ -93,6 +95,9 @@ for command in (
     embed,
     search,
     verify,
+    decompose,
+    lens,
+    heads,
     exercise,
     show_demo,
 ):

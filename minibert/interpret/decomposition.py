@@ -62,27 +62,36 @@ class Decomposition:
         return _divided((self.values * self.whole).sum(dim=-1), self.whole.square().sum(dim=-1))
 
     def top(self, k: int = 10) -> list[tuple[str, float]]:
-        """The k parts with the largest shares by absolute value, each share averaged over texts and positions."""
+        """The k largest parts by absolute value, and how much each adds: to a number in its own unit, to a hidden state
+        as a share; the mean over texts and positions.
+        """
         check_integer("k", k, 1)
-        shares = self.shares.flatten(1).mean(dim=1) if self.shares.dim() > 1 else self.shares
-        order = shares.abs().argsort(descending=True, stable=True)[:k].tolist()
-        return [(self.labels[index], shares[index].item()) for index in order]
+        added = self.shares if self.of == HIDDEN else self.values
+        added = added.flatten(1).mean(dim=1) if added.dim() > 1 else added
+        order = added.abs().argsort(descending=True, stable=True)[:k].tolist()
+        return [(self.labels[index], added[index].item()) for index in order]
 
-    def __str__(self) -> str:
-        rows = [("part", "share"), *((label, f"{share:+.3f}") for label, share in self.top())]
-        rest = len(self.labels) - len(rows) + 1
-        lines = [f"{self.of}: the largest of {len(self.labels)} parts", table(rows, right=[1])]
-        if rest > 0:
-            others = 1 - sum(share for _, share in self.top())
-            lines.append(f"the other {rest} together {others:+.3f}")
+    def table(self, k: int = 10) -> str:
+        """The k largest parts, and what all others are together."""
+        top, whole = self.top(k), 1.0 if self.of == HIDDEN else self.whole.mean().item()
+        rows = [("part", "share" if self.of == HIDDEN else "adds")]
+        rows += [(label, f"{added:+.3f}") for label, added in top]
+        if len(top) < len(self.labels):
+            others = whole - sum(added for _, added in top)
+            rows.append((f"the other {len(self.labels) - len(top)}", f"{others:+.3f}"))
+        ends = self.of if self.of == HIDDEN else f"{self.of}, {whole:.3f}"
+        lines = [f"{ends}: the largest of {len(self.labels)} parts", table(rows, right=[1])]
         return "\n".join([*lines, f"the sum of all parts is off by {self.error:.1e}"])
 
+    def __str__(self) -> str:
+        return self.table()
+
     def plot(self, k: int = 20) -> Any:
-        """A picture of the k largest shares."""
+        """A picture of the k largest parts."""
         from minibert.show.plots import plot_bars
 
-        labels, shares = zip(*self.top(k), strict=True)
-        return plot_bars(list(shares), labels, quantity="share", title=self.of)
+        labels, added = zip(*self.top(k), strict=True)
+        return plot_bars(list(added), labels, quantity="share" if self.of == HIDDEN else "adds", title=self.of)
 
 
 @torch.no_grad()

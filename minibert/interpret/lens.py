@@ -138,8 +138,11 @@ def logit_lens(model: nn.Module, inputs: Inputs, lens: TunedLens | None = None) 
 
 
 def _as_tokens(ids: Tensor, inputs: Inputs) -> Any:
-    """The tokens of ids (…), as nested lists."""
+    """The tokens of ids (…), as nested lists; an id itself where there is no token."""
     tokenizer = getattr(inputs, "tokenizer", None)
     flat = ids.flatten().tolist()
-    tokens = [str(each) for each in flat] if tokenizer is None else tokenizer.convert_ids_to_tokens(flat)
+    if tokenizer is None:
+        return nested([str(each) for each in flat], ids.shape)
+    names = {each: tokenizer.tokenizer.id_to_token(each) for each in set(flat)}
+    tokens = [names[each] or str(each) for each in flat]  # some models have more logits than there are tokens
     return nested(tokens, ids.shape)

@@ -79,6 +79,9 @@ def _of_masked_lm(model: Any, inputs: Inputs, output: Any, position: int | None,
         "head norm bias": at_norm @ head.norm.bias,
         "decoder bias": head.bias[ids],
     }
+    tokenizer = getattr(inputs, "tokenizer", None)
+    if token is None and len(ids) == 1 and tokenizer is not None:
+        token = tokenizer.convert_ids_to_tokens(int(ids))
     return ReadOut(_name(token), _picked(all_scores, ids), positions, at_dense @ head.dense.weight, biases)
 
 

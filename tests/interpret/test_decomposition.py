@@ -185,19 +185,24 @@ def test_a_whole_that_is_zero_has_no_shares() -> None:
 
 
 def test_what_is_printed() -> None:
+    """Of a number what each part adds, of a hidden state its share; the lines sum to the whole."""
     model, given = random_case("small", "padded, with a pair", BertForMaskedLM)
-    parts = decompose(model, given, to="logit", by="head", position=2, token=7)
-    lines = str(parts).splitlines()
-    assert lines[0] == f"logit of 7: the largest of {len(parts.labels)} parts"
-    assert lines[1].split() == ["part", "share"]
-    shares = parts.shares.mean(1)
-    largest = int(shares.abs().argmax())
-    assert lines[2].split()[-1] == f"{shares[largest]:+.3f}"
-    assert lines[2].startswith(parts.labels[largest])
-    listed = sum(float(line.split()[-1]) for line in lines[2:13])
-    assert listed == pytest.approx(1, abs=0.01)
-    assert "off by" in lines[-1]
-    assert parts.plot(5)._repr_svg_().count("layer") >= 1
+    for parts, whole, head in (
+        (decompose(model, given, to="logit", by="head", position=2, token=7), None, "logit of 7, "),
+        (decompose(model, given, by="head"), 1, "hidden state: "),
+    ):
+        lines = str(parts).splitlines()
+        assert lines[0].startswith(head)
+        assert lines[0].endswith(f"the largest of {len(parts.labels)} parts")
+        added = parts.values.mean(1) if whole is None else parts.shares.mean((1, 2))
+        largest = int(added.abs().argmax())
+        assert lines[2].split()[-1] == f"{added[largest]:+.3f}"
+        assert lines[2].startswith(parts.labels[largest])
+        assert lines[12].startswith(f"the other {len(parts.labels) - 10} ")
+        listed = sum(float(line.split()[-1]) for line in lines[2:13])
+        assert listed == pytest.approx(parts.whole.mean().item() if whole is None else whole, abs=0.01)
+        assert "off by" in lines[-1]
+        assert parts.plot(5)._repr_svg_().count("layer") >= 1
 
 
 @pytest.mark.parametrize(
