@@ -17,7 +17,7 @@ section 6). Of each neuron of the feed-forward blocks, `neurons`: its mean, its 
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -42,7 +42,9 @@ class Seen:
     @cached_property
     def attention(self) -> Tensor:
         """The attention probabilities of all layers: (L, B, H, S, T)."""
-        return self.stacked(PROBABILITIES)
+        attention = self.stacked(PROBABILITIES)
+        # Sums in float16 lose what the statistics are about: the divergence of two heads comes out negative.
+        return attention if attention.element_size() > 2 else attention.float()
 
     def stacked(self, short: str) -> Tensor:
         """A value of all layers, (L, B, …).
@@ -119,6 +121,7 @@ def to_tokens(is_one: Callable[[str], bool]) -> OfQueries:
     return share
 
 
+@cache  # a vocabulary has few tokens, and a corpus many
 def is_punctuation(token: str) -> bool:
     """Whether a token has nothing but punctuation and symbols, as `.` and `$` have."""
     text = token.removeprefix("##")
@@ -171,6 +174,9 @@ class HeadDistances(OfHeads):
             rows.append(torch.special.entr((head + heads) / 2).sum(dim=(1, 2), dtype=torch.float64))
         self.add("sum", torch.stack(rows) - (own[:, None] + own) / 2)
         self.add("queries", seen.real.sum())
+
+    def result(self) -> Tensor:
+        return super().result().clamp(min=0)  # of equal heads, rounding may leave −1e-9
 
 
 # --- of each neuron --------------------------------------------------------------------------------------------------

@@ -29,8 +29,11 @@ from minibert.interpret.texts import (
     FinishedTexts,
     Progress,
     Window,
+    as_folder,
+    as_progress,
     batches_of_window,
     check_made_from,
+    check_texts,
     locked,
     made_from,
     replace_file,
@@ -54,12 +57,12 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = as_folder(folder)
         if not (self.folder / INDEX).is_file():
             raise InputError(f"{self.folder} must be a folder that save_values wrote, and has no {INDEX}")
         index = read_object(self.folder / INDEX, InputError)
         try:
-            self.progress = Progress(**index["progress"])
+            self.progress = as_progress(index["progress"])
             self.axes: dict[str, str] = index["axes"]
             self.aliases: dict[str, str] = index["aliases"]
             self.shards = [(str(shard["file"]), int(shard["texts"]), int(shard["tokens"])) for shard in index["shards"]]
@@ -175,6 +178,8 @@ def save_values(
         StoreError: the folder cannot be written to, or another run writes to it.
     """
     bert_of(model)
+    check_texts(texts)
+    batch_tokens = check_integer("batch_tokens", batch_tokens, 1)
     values = matching(model, names)
     for name, value in values.items():
         if value.axes.endswith("T") or "B" not in value.axes.split():

@@ -22,15 +22,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minibert.checks import check_integer, check_one_of
+from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import InputError
 from minibert.interpret.counts import OF_HEADS, Seen, Statistic, counters
 from minibert.interpret.runs import bert_of
 from minibert.interpret.texts import (
     FinishedTexts,
     Progress,
+    as_progress,
     batches_of_window,
     check_made_from,
+    check_texts,
     locked,
     made_from,
     replace_file,
@@ -114,10 +116,9 @@ def survey(
         StoreError: the folder cannot be written to, or another run writes to it.
     """
     bert_of(model)
-    chosen = [statistics] if isinstance(statistics, str) else list(statistics)
-    for name in chosen:
-        check_one_of("statistics", name, (*OF_HEADS, "head_distances", "neurons"))
-    check_integer("k", k, 1)
+    check_texts(texts)
+    k, batch_tokens = check_integer("k", k, 1), check_integer("batch_tokens", batch_tokens, 1)
+    chosen = _check_statistics(statistics)
     axes = {name: value.axes for name, value in matching(model, names).items()} if names else {}
     for name, each in axes.items():
         if each.endswith("T"):
@@ -145,6 +146,14 @@ def survey(
     if not finished.count:
         raise InputError("texts must have at least one text, got none")
     return _result(finished.count, counts)
+
+
+def _check_statistics(statistics: Any) -> list[str]:
+    """The names of statistics as a list."""
+    given = [statistics] if isinstance(statistics, str) else statistics
+    if not isinstance(given, Sequence):
+        raise InputError(f"statistics must be a name or a list of names, got {shown(statistics)}")
+    return [check_one_of("statistics", name, (*OF_HEADS, "head_distances", "neurons")) for name in given]
 
 
 def _count(
@@ -188,9 +197,9 @@ def _resume(file: Path, counts: dict[str, Statistic], settings: dict[str, Any]) 
         return Progress(0, FinishedTexts().sha256, settings)
     try:
         with safe_open(file, "pt") as opened:
-            progress = Progress(**json.loads((opened.metadata() or {})["progress"]))
+            progress = as_progress(json.loads((opened.metadata() or {})["progress"]))
         tensors = load_file(file)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"{file} must be a survey that was interrupted: give a new folder") from None
     check_made_from(file.parent, progress.made_from, settings)
     for name, tensor in tensors.items():

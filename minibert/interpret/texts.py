@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import nn
 
@@ -66,15 +67,26 @@ class Window(NamedTuple):
 
 def windows_of(texts: Iterable[str], first: int = 0) -> Iterator[Window]:
     """Yields a corpus in windows; raises as `batches_of` does."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise InputError(f"texts must be a list of texts, or a generator of them, got {shown(texts)}")
-    remaining = iter(texts)
+    remaining = iter(check_texts(texts))
     while window := list(islice(remaining, WINDOW)):
         for number, text in enumerate(window, first):
-            if not isinstance(text, str):
-                raise TextTypeError(f"text {number} must be a string, got {shown(text)}")
+            check_text(text, number)
         yield Window(window, first)
         first += len(window)
+
+
+def check_texts(texts: Any) -> Iterable[str]:
+    """Returns several texts; raises an `InputError` for a single one, whose characters would be taken for texts."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InputError(f"texts must be a list of texts, or a generator of them, got {shown(texts)}")
+    return texts
+
+
+def check_text(text: Any, number: int) -> str:
+    """Returns a text; raises a `TextTypeError` for anything else."""
+    if not isinstance(text, str):
+        raise TextTypeError(f"text {number} must be a string, got {shown(text)}")
+    return text
 
 
 def batches_of_window(
@@ -113,7 +125,7 @@ class FinishedTexts:
 
     def add(self, texts: Iterable[str]) -> None:
         for text in texts:
-            content = text.encode("utf-8", "surrogatepass")
+            content = check_text(text, self.count).encode("utf-8", "surrogatepass")
             self._digest.update(b"%d " % len(content) + content)
             self.count += 1
 
@@ -125,9 +137,10 @@ class FinishedTexts:
         """The texts after those that are done already.
 
         Raises:
-            InputError: those are other texts than before.
+            InputError: those are other texts than before, or a single text.
+            TextTypeError: something that is not a text.
         """
-        remaining = iter(texts)
+        remaining = iter(check_texts(texts))
         while self.count < progress.texts and (window := list(islice(remaining, progress.texts - self.count))):
             self.add(window)
         if (self.count, self.sha256) != (progress.texts, progress.sha256):
@@ -154,6 +167,26 @@ def check_made_from(folder: Path, before: dict[str, Any], now: dict[str, Any]) -
             raise InputError(f"{folder} {what}, and this run has {shown(now[name])}: give a new folder")
 
 
+def as_progress(fields: Any) -> Progress:
+    """Returns what a file says of the progress of a run, which may be anything; raises a `ValueError` for that."""
+    progress = Progress(**fields)
+    kinds = (type(progress.texts), type(progress.sha256), type(progress.made_from))
+    if kinds != (int, str, dict) or progress.texts < 1:
+        raise ValueError("not the progress of a run")
+    return progress
+
+
+def as_folder(folder: Any) -> Path:
+    """Returns the path of a folder, where ~ stands for the home folder; raises a `StoreError` for anything else."""
+    try:
+        path = Path(folder).expanduser()
+        if "\0" in str(path):
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError):  # not a path, or ~ of a user without a home
+        raise StoreError(f"folder must be the path of a folder, got {shown(folder)}") from None
+    return path
+
+
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Makes a folder, and locks it against other runs.
@@ -161,21 +194,36 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         StoreError: the folder cannot be made, or another run writes to it.
     """
-    path = Path(folder)
+    path = as_folder(folder)
+    lock = FileLock(path / LOCK, blocking=False)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with FileLock(path / LOCK, blocking=False):
-            yield path
+        lock.acquire()
     except Timeout:
-        raise StoreError(f"another run writes to {path}") from None
+        raise StoreError(f"another run writes to {path}: wait until it ends, or choose another folder") from None
     except OSError as error:
         raise StoreError(f"cannot write to {path}: {error.strerror or error}") from None
+    try:  # outside of the handlers above: an error of the texts' own generator is not one of this folder
+        yield path
+    finally:
+        lock.release()
 
 
 def replace_file(file: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file beside another, puts it on the disk, and then in the place of that, in one step."""
+    """Writes a file beside another, puts it on the disk, and then in the place of that, in one step.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
     incoming = file.with_name(f"{file.name}.partial")
-    write(incoming)
-    with incoming.open("rb") as written:
-        os.fsync(written.fileno())
-    incoming.replace(file)
+    try:
+        incoming.unlink(missing_ok=True)
+        incoming.touch()
+        mode = incoming.stat().st_mode  # as the user wants new files; safetensors makes files that only he can read
+        write(incoming)
+        incoming.chmod(mode)
+        with incoming.open("rb+") as written:
+            os.fsync(written.fileno())
+        incoming.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"cannot write {file}: {error}; what was there before is kept") from error
