@@ -47,11 +47,11 @@ class LayerRun:
     def attention_off(self, vectors: Tensor, real: Tensor) -> float:
         """How far these vectors and the bias are from the output of attention."""
         whole = self.trace[f"{self.name}attention.output"]
-        return (vectors.sum(dim=2) + self.layer.attention.output.bias - whole)[real].abs().max().item()
+        return largest((vectors.sum(dim=2) + self.layer.attention.output.bias - whole)[real])
 
     def with_residual(self, vectors: Tensor) -> Tensor:
         """The vectors with what each position keeps of itself: (B, S, T, D)."""
-        everywhere = torch.arange(vectors.shape[1])
+        everywhere = torch.arange(vectors.shape[1], device=vectors.device)
         vectors = vectors.clone()
         vectors[:, everywhere, everywhere] += self.trace[self.below]
         return vectors
@@ -96,6 +96,11 @@ def layer_runs(bert: BertModel, trace: Trace) -> Iterator[LayerRun]:
         name = f"encoder.layers.{number}."
         yield LayerRun(layer, trace, name, below)
         below = f"{name}feed_forward_norm"
+
+
+def largest(differences: Tensor) -> float:
+    """The largest of these numbers by absolute value: 0 if there are none, NaN if one of them is."""
+    return differences.abs().max().item() if differences.numel() else 0.0
 
 
 def normed(vectors: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ connection and the LayerNorms mix on. The methods of the field, from the weights
     norm+residual       the same with the residual connection (Kobayashi et al. 2021, equation 9)
     norm+residual+ln    and with the LayerNorm after it, its scale as it was (Kobayashi et al. 2021, equation 12)
     rollout             half weights, half residual connection, multiplied through the layers (Abnar and Zuidema 2020)
-    globenc             norm+residual+ln and the second LayerNorm, multiplied through (Modarressi et al. 2022)
+    globenc             norm+residual+ln and the second LayerNorm, its residual connection without the feed-forward
+                        block, multiplied through (Modarressi et al. 2022)
     alti                how near each vector is to the output of attention, multiplied through (Ferrando et al. 2022)
     decompx             the vectors themselves, carried through every layer with the feed-forward blocks' gates as they
                         were, so that they sum to each hidden state (Modarressi et al. 2023)
@@ -17,11 +18,15 @@ connection and the LayerNorms mix on. The methods of the field, from the weights
     maps.values[-1, 0]                  # (S, S): row s says from which positions hidden state s comes
     maps.error                          # how far the vectors' sum is from the hidden states: rounding
 
-The first four are of each layer alone, the others from the embeddings up to each layer.
+The first four are of each layer alone, the others from the embeddings up to each layer. The maps that are multiplied
+have rows that sum to 1; the code of GlobEnc's authors multiplies norms as they are, whose scale grows with each layer.
+In "alti" a vector that is farther from the output than the zero vector counts as 0. If all of a row are, the row is 0,
+and `.error` says by how much it misses 1.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -29,7 +34,7 @@ from torch import Tensor, nn
 
 from minibert.checks import as_integer, check_one_of, shown
 from minibert.errors import InputError
-from minibert.interpret.layer_runs import layer_runs, mixing_names, normed
+from minibert.interpret.layer_runs import largest, layer_runs, mixing_names, normed
 from minibert.interpret.runs import Inputs, bert_of, check_inputs, mask_of, tokens_of
 from minibert.interpret.whole_words import by_word
 from minibert.model import BertModel
@@ -45,25 +50,30 @@ class Contributions:
 
     values: Tensor  # (L, B, S, S); rows and columns of padding are 0
     layers: list[int]  # L, from 1: the hidden state after that layer
-    labels: list[list[str]]  # B lists of S tokens, or words
+    labels: list[list[str]]  # B lists of S tokens, or words; a text of fewer words has fewer labels
+    mask: Tensor  # (B, S), False for padding
     how: str
-    error: float  # how far the vectors, or the rows, are from the sum that they are the parts of
-    vectors: Tensor | None = None  # (L, B, S + 1, S, D) of "decompx": by source, the last of which is all biases
+    error: float  # how far the vectors, or the rows, are from the sum that they are the parts of, up to the last layer
+    # (L, B, S + 1, S, D) of "decompx": by source, the last of which is all biases; by token, even with `words`.
+    vectors: Tensor | None = None
 
     @property
     def shares(self) -> Tensor:
         """The same with rows that sum to 1; a row of zeros stays one."""
-        total = self.values.sum(dim=-1, keepdim=True)
-        return self.values / torch.where(total == 0, 1, total)
+        return summing_to_one(self.values)
 
     def strongest(self, layer: int = -1, row: int = 0) -> list[tuple[str, str, float]]:
-        """For each position that is not padding: its label, that of the position it takes most from, and that share."""
-        shares = self.shares[layer, row]
+        """For each position that is not padding: its label, that of the position it takes most from, and that share.
+
+        Args:
+            layer: one of `layers`, or from the end: -1 is the last of them.
+            row: the text.
+        """
+        shares, labels = self.shares[self._index(layer), row], self.labels[row]
         found = []
-        for index, (label, line) in enumerate(zip(self.labels[row], shares, strict=True)):
-            if line.sum() > 0:
-                source = int(shares[index].argmax())
-                found.append((label, self.labels[row][source], line[source].item()))
+        for index in self._real(row):
+            source = int(shares[index].argmax())
+            found.append((labels[index], labels[source], shares[index, source].item()))
         return found
 
     def __str__(self) -> str:
@@ -72,13 +82,27 @@ class Contributions:
         return f"{self.how}, layer {self.layers[-1]}\n{table(rows, right=[2])}\nthe sum is off by {self.error:.1e}"
 
     def plot(self, layer: int = -1, row: int = 0) -> Any:
-        """A picture of one layer's map of one text."""
+        """A picture of one layer's map of one text; the arguments are those of `strongest`."""
         from minibert.show.plots import plot_matrix
 
-        values = self.values[layer, row]
-        real = [index for index in range(len(self.labels[row])) if values[index].sum() > 0]  # without padding
-        labels = [self.labels[row][index] for index in real]
-        return plot_matrix(values[real][:, real], labels, title=f"{self.how}, layer {self.layers[layer]}")
+        index, real = self._index(layer), self._real(row)
+        labels = [self.labels[row][position] for position in real]
+        values = self.values[index, row][real][:, real]
+        return plot_matrix(values, labels, title=f"{self.how}, layer {self.layers[index]}")
+
+    def _index(self, layer: int) -> int:
+        """Where a layer is in `values`."""
+        number = as_integer(layer)
+        if number in self.layers:
+            return self.layers.index(number)
+        if number is None or not -len(self.layers) <= number < 0:
+            listed = ", ".join(map(str, self.layers))
+            raise InputError(f"layer must be one of {listed}, or counted from the end, got {shown(layer)}")
+        return len(self.layers) + number
+
+    def _real(self, row: int) -> list[int]:
+        """The positions of a text that are not padding."""
+        return [index for index, is_real in enumerate(self.mask[row].tolist()) if is_real]
 
 
 @torch.no_grad()
@@ -101,22 +125,24 @@ def contributions(
     bert = bert_of(model)
     check_inputs(inputs)
     check_one_of("how", how, METHODS)
+    check_one_of("words", words, (True, False))
     chosen = _chosen(layer, len(bert.encoder.layers))
     with record(bert, mixing_names(bert)) as trace:
         bert(**inputs)
     real = mask_of(inputs)
-    both = (real[:, :, None] & real[:, None, :]).to(trace["embeddings.norm"])  # (B, S, S)
     maps, errors, vectors = [], [], []
-    for number, (values, error, parts) in enumerate(METHODS[how](bert, trace, real), 1):
+    layers = islice(METHODS[how](bert, trace, real), chosen[-1])
+    for number, (values, error, parts) in enumerate(layers, 1):
         errors.append(error)
         if number in chosen:
-            maps.append(values * both)
+            maps.append(without_padding(values, real))
             vectors += [] if parts is None else [parts]
-    labels = tokens_of(inputs)
-    values = torch.stack(maps)
-    if check_one_of("words", words, (True, False)):
+    values, labels = torch.stack(maps), tokens_of(inputs)
+    if words:
         values, labels = by_word(values, inputs)
-    return Contributions(values, chosen, labels, how, max(errors), torch.stack(vectors) if vectors else None)
+        real = as_mask(labels, values.device)
+    error = largest(torch.tensor(errors))  # unlike max(), NaN if one of them is
+    return Contributions(values, chosen, labels, real, how, error, torch.stack(vectors) if vectors else None)
 
 
 # --- methods: a map (B, S, S) after each layer, how far its sum is off, and for one of them the vectors ---------------
@@ -164,7 +190,7 @@ def by_globenc(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
             vectors = run.attended()
             normed = run.through_attention_norm(run.with_residual(vectors))
             norms = run.through_feed_forward_norm(normed).norm(dim=-1)
-            yield norms / norms.sum(dim=-1, keepdim=True), run.attention_off(vectors, real)
+            yield summing_to_one(norms), run.attention_off(vectors, real)
 
     yield from _multiplied(maps(), real)
 
@@ -177,8 +203,7 @@ def by_alti(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
             whole = run.attention_norm  # (B, S, D)
             distance = (whole[:, :, None] - normed).abs().sum(dim=-1)  # (B, S, T, D) → (B, S, T)
             near = (whole.abs().sum(dim=-1, keepdim=True) - distance).clamp_min(0)
-            total = near.sum(dim=-1, keepdim=True)
-            yield near / torch.where(total == 0, 1, total), run.attention_off(vectors, real)
+            yield summing_to_one(near), run.attention_off(vectors, real)
 
     yield from _multiplied(maps(), real)
 
@@ -187,14 +212,14 @@ def by_decompx(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
     """Carries a vector from each source to each position, (B, S + 1, S, D), through the whole network."""
     embedded = trace["embeddings.sum"]
     batch, length, size = embedded.shape
-    everywhere = torch.arange(length)
+    everywhere = torch.arange(length, device=embedded.device)
     parts = embedded.new_zeros(batch, length + 1, length, size)
     parts[:, everywhere, everywhere] = embedded
     parts = normed(parts, bert.embeddings.norm, trace["embeddings.norm.scale"][:, None])
     parts[:, -1] += bert.embeddings.norm.bias
     for run in layer_runs(bert, trace):
         parts = run.carried(parts)
-        off = (parts.sum(dim=1) - run.hidden)[real].abs().max().item()  # (B, S + 1, S, D) → (B, S, D)
+        off = largest((parts.sum(dim=1) - run.hidden)[real])  # (B, S + 1, S, D) → (B, S, D)
         yield parts[:, :-1].norm(dim=-1).transpose(1, 2), off, parts  # (B, T, S) → (B, S, T)
 
 
@@ -214,13 +239,31 @@ def _multiplied(maps: Iterator[tuple[Tensor, float]], real: Tensor) -> Iterator[
     """The maps of all layers so far, multiplied: what of a position comes from each embedding."""
     product = None
     for each, error in maps:
+        each = without_padding(each, real)
         product = each if product is None else each @ product
-        yield product, max(error, _rows_off(product, real)), None
+        yield product, largest(torch.tensor([error, _rows_off(product, real)])), None
+
+
+def summing_to_one(weights: Tensor) -> Tensor:
+    """Rows divided by their sums; a row of zeros stays one."""
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / torch.where(total == 0, 1, total)
+
+
+def without_padding(weights: Tensor, real: Tensor) -> Tensor:
+    """Maps (B, S, S) with rows and columns of padding set to 0, also where padding has become infinite or NaN."""
+    return weights.masked_fill(~(real[:, :, None] & real[:, None, :]), 0)
+
+
+def as_mask(labels: list[list[str]], device: torch.device) -> Tensor:
+    """True for each text's words, False for the rest of the longest: (B, N)."""
+    counts = torch.tensor([len(each) for each in labels], device=device)
+    return torch.arange(int(counts.max()), device=device) < counts[:, None]
 
 
 def _rows_off(weights: Tensor, real: Tensor) -> float:
     """How far the rows of real positions are from a sum of 1."""
-    return (weights.sum(dim=-1) - 1)[real].abs().max().item()
+    return largest((weights.sum(dim=-1) - 1)[real])
 
 
 def _chosen(layer: Any, layers: int) -> list[int]:

@@ -44,16 +44,18 @@ def mixing_ratio(model: nn.Module, inputs: Inputs, how: Method = "norm+residual+
             vectors = run.through_attention_norm(vectors)
         itself = vectors.diagonal(dim1=1, dim2=2).transpose(1, 2)  # (B, S, S, D) → (B, S, D)
         others = (vectors.sum(dim=2) - itself).norm(dim=-1)
-        ratios.append(others / (others + itself.norm(dim=-1)))
-    return torch.stack(ratios) * mask_of(inputs)
+        total = others + itself.norm(dim=-1)
+        ratios.append(others / torch.where(total == 0, 1, total))
+    return torch.stack(ratios).masked_fill(~mask_of(inputs), 0)
 
 
 @torch.no_grad()
 def expansion_rates(model: nn.Module) -> Tensor:
     """Returns how much each layer's value and output matrices lengthen a vector on average, (L,): from weights alone.
 
-    It is the Frobenius norm of the map f(x) = (x·Wᵛ + bᵛ)·Wᵒ + bᵒ, as a matrix on vectors that end in 1, over √(D + 1),
-    as in the paper's code (section 5.3).
+    It is the Frobenius norm of the map f(x) = (x·Wᵛ + bᵛ)·Wᵒ + bᵒ, as a matrix on vectors that end in 1, over √(D + 1)
+    (section 4.4). The paper's code puts bᵒ into a column of that matrix where it belongs into a row, so that published
+    rates differ from these in the second or third decimal: 0.676 by that code and 0.669 here for MiniLM's first layer.
     """
     rates = []
     for layer in bert_of(model).encoder.layers:

@@ -57,7 +57,7 @@ def read_out(model: nn.Module, inputs: Inputs, position: int | None, token: str 
 
 def gate(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns activation(x) / x, at 0 the slope there: Φ(x) for GELU, ½ at 0."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
         (slope,) = torch.autograd.grad(activation(zero), zero)
     return torch.where(x == 0, slope.to(x), activation(x) / torch.where(x == 0, 1, x))

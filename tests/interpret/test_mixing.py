@@ -1,12 +1,13 @@
 """Vectors sum to what they are the parts of, and each method is its formula, written out position by position."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from support.attribution import CONFIGURATIONS, INPUTS, off, random_case, real_case
-from support.models import random_model
+from support.models import hooks, random_model
 from torch import Tensor
 
 from minibert import BertForMaskedLM, BertModel, BertTokenizer
@@ -160,6 +161,90 @@ def test_each_method_by_its_formula() -> None:
         torch.testing.assert_close(found, torch.stack(maps_of), atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize("how", METHODS)
+def test_what_is_not_a_number_is_not_lost(how: str) -> None:
+    """`max` of Python forgets a NaN that is not first: the error of a broken model must not be small."""
+    given = {"input_ids": torch.tensor([[3, 8, 5]])}
+    model = random_model()
+    model.encoder.layers[1].attention.value.bias.data[0] = float("nan")
+    assert math.isnan(contributions(model, given, how=how).error) or how in ("attention", "rollout")
+    model.embeddings.word_embeddings.weight.data[3] = float("nan")
+    assert math.isnan(contributions(model, given, how=how).error)
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_a_text_of_nothing_but_padding_gives_and_takes_nothing(how: str) -> None:
+    given = {"input_ids": torch.tensor([[3, 8, 5], [3, 8, 5]]), "attention_mask": torch.tensor([[1, 1, 0], [0, 0, 0]])}
+    model = random_model().double()
+    maps = contributions(model, given, how=how)
+    assert maps.error < 1e-11
+    assert (maps.values[:, 1] == 0).all()
+    assert maps.strongest(row=1) == []
+    alone = {name: tensor[1:] for name, tensor in given.items()}
+    assert contributions(model, alone, how=how).error == 0
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_what_padding_has_become_does_not_reach_the_others(how: str) -> None:
+    given = {"input_ids": torch.tensor([[3, 8, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+    model = random_model(pad_token_id=None).double()
+
+    def overflow(hidden: Tensor) -> Tensor:
+        hidden[:, 2] = torch.inf
+        return hidden
+
+    expected = contributions(model, given, how=how)
+    with edit(model, "*.attention.output", overflow):
+        found = contributions(model, given, how=how, layer=1)
+    assert (found.values[:, :, 2] == 0).all()
+    torch.testing.assert_close(found.values, expected.values[:1])
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_a_network_of_zeros(how: str) -> None:
+    model = random_model()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    given = {"input_ids": torch.tensor([[3, 8, 5]])}
+    maps = contributions(model, given, how=how)
+    assert not maps.values.isnan().any()
+    if how in ("alti", "globenc"):  # there is nothing to share out, and the error says so
+        assert maps.error == 1
+    for each in ("norm", "norm+residual", "norm+residual+ln"):
+        assert (mixing_ratio(model, given, each) == 0).all()
+
+
+@pytest.mark.parametrize("how", METHODS)
+def test_in_any_mode_of_gradients_and_layer_by_layer(how: str) -> None:
+    model, given = random_case("small", "padded, with a pair")
+    maps = contributions(model, given, how=how)
+    with torch.inference_mode():
+        assert torch.equal(contributions(model, given, how=how).values, maps.values)
+    with torch.enable_grad():
+        free = contributions(model.requires_grad_(), given, how=how)
+    assert not free.values.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for layer in (1, 2, 3):
+        one = contributions(model, given, how=how, layer=layer)
+        assert one.layers == [layer]
+        assert torch.equal(one.values[0], maps.values[layer - 1])
+        assert torch.equal(one.values[0], contributions(model, given, how=how, layer=layer - 4).values[0])
+        assert one.strongest(layer) == one.strongest() == maps.strongest(layer)
+        assert f"layer {layer}" in str(one)
+    assert hooks(model) == 0
+
+
+def test_nothing_remains_after_an_error() -> None:
+    model, given = random_case("small", "one token")
+
+    def fail(_: Tensor) -> Tensor:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"), edit(model, "hidden_states[2]", fail):
+        contributions(model, given, how="decompx")
+    assert hooks(model) == 0
+
+
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +267,13 @@ def test_words(tokenizer: BertTokenizer, checkpoint: Path) -> None:
     torch.testing.assert_close(words.values[:, 0, 1, 8], expected)
     torch.testing.assert_close(words.values[:, 0].sum(-1), torch.ones(6, len(labels)))
     assert (words.values[:, 1, 6:] == 0).all()
+    assert words.mask.sum(dim=1).tolist() == [10, 6]
+    assert words.mask[1].tolist() == [True] * 6 + [False] * 4
+    assert [label for label, _, _ in words.strongest(row=1)] == words.labels[1]
+    shorter_first = contributions(model, inputs.rows([1, 0]), how="attention", words=True)
+    assert [line.split()[0] for line in str(shorter_first).splitlines()[2:-1]] == words.labels[1]
+    assert "tokenization" in shorter_first.plot(row=1)._repr_svg_()
+    assert "flies" in shorter_first.plot(row=0)._repr_svg_()
     rollout = contributions(model, inputs, how="rollout", words=True).values
     torch.testing.assert_close(rollout[:, 0].sum(-1), torch.ones(6, len(labels)))
 
@@ -249,10 +341,22 @@ def test_what_is_printed(tokenizer: BertTokenizer, checkpoint: Path) -> None:
     assert [line.split()[0] for line in lines[2:-1]] == inputs.tokens(0)
     assert "off by" in lines[-1]
     assert [label for label, _, _ in maps.strongest(row=1)] == ["[CLS]", "a", "fly", "[SEP]"]
-    drawn = maps.plot(layer=2, row=1)._repr_svg_()
+    drawn = maps.plot(layer=3, row=1)._repr_svg_()
     assert "fly" in drawn
     assert "[PAD]" not in drawn
     assert "layer 3" in drawn
+
+
+def test_a_layer_is_counted_as_in_the_question() -> None:
+    given = {"input_ids": torch.tensor([[1, 2, 3]])}
+    both = contributions(random_model(), given)
+    assert both.strongest(3) == both.strongest(-1)
+    second = contributions(random_model(), given, layer=2)
+    for layer in (1, 0, -2, "2", True):
+        with pytest.raises(InputError, match="layer must be one of 2, or counted from the end, got"):
+            second.strongest(layer)
+    with pytest.raises(InputError, match="layer must be one of 1, 2, 3, or counted from the end, got 0"):
+        both.plot(layer=0)
 
 
 @pytest.mark.parametrize(
