@@ -8,6 +8,7 @@ from support.texts import SIX
 
 from minibert import BertForMaskedLM, BertModel, BertTokenizer, cosine_distance, cosine_similarity, mean_pool
 from minibert.checkpoints import store
+from minibert.interpret import expansion_rates, mixing_ratio
 
 pytestmark = pytest.mark.hub
 
@@ -80,3 +81,46 @@ def test_bert_base_cased_off_by_one() -> None:
         hidden = model(**tokenizer(sentence)).last_hidden_state
         vectors.append(hidden[0, tokenizer.tokenize(sentence).index("fly")])
     assert cosine_distance(*vectors).item() == pytest.approx(0.06798791885375977, abs=1e-6)
+
+
+def rates_by_the_papers_code(model: BertModel) -> torch.Tensor:
+    """Expansion rates with the output's bias in the last column, as the code of Kobayashi et al. 2021 has it."""
+    rates = []
+    for layer in model.encoder.layers:
+        value, output = layer.attention.value, layer.attention.output
+        product = output.weight @ value.weight
+        to_last = value.weight.T @ output.bias  # where the output's bias is a column, it meets Wᵛ and bᵛ
+        corner = value.bias @ output.bias + 1
+        whole = torch.stack([each.square().sum() for each in (product, output.weight @ value.bias, to_last, corner)])
+        rates.append((whole.sum() / (len(output.bias) + 1)).sqrt())
+    return torch.stack(rates)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name, published",
+    [
+        ("google-bert/bert-base-uncased", ".901 .740 .632 .679 .911 .989 .919 .905 .948 .913 .932 1.051"),
+        ("prajjwal1/bert-mini", ".782 .652 1.033 2.484"),
+        ("prajjwal1/bert-tiny", "1.626 2.090"),
+    ],
+)
+def test_expansion_rates(name: str, published: str) -> None:
+    """What the notebook of Kobayashi et al. 2021 prints, for section 4.4; the map itself differs a little."""
+    model = BertModel.from_pretrained(store.resolve(name))
+    expected = torch.tensor([float(rate) for rate in published.split()])
+    torch.testing.assert_close(rates_by_the_papers_code(model), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(expansion_rates(model), expected, rtol=0, atol=3e-2)
+
+
+@torch.no_grad()
+def test_most_of_what_attention_mixes_is_lost_beside_the_residual_connection(uncased: Path) -> None:
+    """Mixing ratios of table 1 (Kobayashi et al. 2021): means over 992 passages of Wikipedia, here over six sentences.
+
+    The texts differ, and with them the second digit.
+    """
+    published = {"attention": 0.9641, "norm": 0.8528, "norm+residual": 0.2225, "norm+residual+ln": 0.1875}
+    model, inputs = BertModel.from_pretrained(uncased), BertTokenizer.from_pretrained(uncased)(SIX)
+    real = inputs["attention_mask"].bool()
+    for how, expected in published.items():
+        assert abs(mixing_ratio(model, inputs, how)[:, real].mean().item() - expected) < 0.1, how
