@@ -19,7 +19,8 @@ connection and the LayerNorms mix on. The methods of the field, from the weights
     maps.error                          # how far the vectors' sum is from the hidden states: rounding
 
 The first four are of each layer alone, the others from the embeddings up to each layer. The maps that are multiplied
-have rows that sum to 1; the code of GlobEnc's authors multiplies norms as they are, whose scale grows with each layer.
+have rows that sum to 1, but for "globenc": as in its authors' code the norms themselves are multiplied, so that a
+position on the way counts by the sum of its norms; here each row of the product is then divided by its sum.
 In "alti" a vector that is farther from the output than the zero vector counts as 0. If all of a row are, the row is 0,
 and `.error` says by how much it misses 1.
 """
@@ -185,14 +186,16 @@ def by_rollout(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
 
 
 def by_globenc(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
-    def maps() -> Iterator[tuple[Tensor, float]]:
-        for run in layer_runs(bert, trace):
-            vectors = run.attended()
-            normed = run.through_attention_norm(run.with_residual(vectors))
-            norms = run.through_feed_forward_norm(normed).norm(dim=-1)
-            yield summing_to_one(norms), run.attention_off(vectors, real)
-
-    yield from _multiplied(maps(), real)
+    product = None
+    for run in layer_runs(bert, trace):
+        vectors = run.attended()
+        normed = run.through_attention_norm(run.with_residual(vectors))
+        norms = without_padding(run.through_feed_forward_norm(normed).norm(dim=-1), real)
+        product = norms if product is None else norms @ product
+        shares = summing_to_one(product)
+        yield shares, largest(torch.tensor([run.attention_off(vectors, real), _rows_off(shares, real)])), None
+        # One number for the whole text, which changes no share: in float16 the product would overflow.
+        product = product / product.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(product.dtype).tiny)
 
 
 def by_alti(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:

@@ -54,6 +54,11 @@ def test_vectors_sum_to_every_hidden_state(configuration: str, inputs: str) -> N
     real = real_positions(given)
     for layer, state in enumerate(states):
         assert off(vectors[layer].sum(1)[real], state[real]) < 1e-12
+    values = contributions(model, given, how="decompx").values
+    for row, receiver, giver in ((0, 0, 0), (real.shape[0] - 1, 0, -1), (0, -1, 0)):
+        if real[row, receiver] and real[row, giver]:
+            expected = vectors[:, row, giver if giver >= 0 else real.shape[1] + giver, receiver].norm(dim=-1)
+            torch.testing.assert_close(values[:, row, receiver, giver], expected)
 
 
 @pytest.mark.parametrize("name", ["MiniLM", "rxnfp", "BERT-tiny"])
@@ -151,11 +156,12 @@ def test_each_method_by_its_formula() -> None:
                 near = after[i].abs().sum() - (after[i] - first).abs().sum()  # Ferrando et al. 2022, equations 9, 10
                 maps["alti"][i, j] = max(near.item(), 0)
         for name, values in maps.items():
-            if name in ("globenc", "alti"):
+            if name == "alti":
                 values = values / values.sum(-1, keepdim=True)
             if name in ("rollout", "globenc", "alti") and number:
                 values = values @ expected[name][-1]
             expected[name].append(values)
+    expected["globenc"] = [product / product.sum(-1, keepdim=True) for product in expected["globenc"]]
     for name, maps_of in expected.items():
         found = contributions(model, given, how=name).values[:, 0]
         torch.testing.assert_close(found, torch.stack(maps_of), atol=1e-11, rtol=0)
@@ -187,17 +193,22 @@ def test_a_text_of_nothing_but_padding_gives_and_takes_nothing(how: str) -> None
 @pytest.mark.parametrize("how", METHODS)
 def test_what_padding_has_become_does_not_reach_the_others(how: str) -> None:
     given = {"input_ids": torch.tensor([[3, 8, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
-    model = random_model(pad_token_id=None).double()
-
-    def overflow(hidden: Tensor) -> Tensor:
-        hidden[:, 2] = torch.inf
-        return hidden
-
+    model = random_model().double()
     expected = contributions(model, given, how=how)
-    with edit(model, "*.attention.output", overflow):
-        found = contributions(model, given, how=how, layer=1)
+
+    def padding_becomes(number: float) -> Callable[[Tensor], Tensor]:
+        return lambda hidden: torch.where(torch.tensor([[[False], [False], [True]]]), number, hidden)
+
+    # Only inside the first layer: in the next ones the model itself would multiply it by 0.
+    with edit(
+        model, {"encoder.layers.0.attention.output": padding_becomes(torch.inf), "hidden_states[1]": padding_becomes(1)}
+    ):
+        found = contributions(model, given, how=how)
+    if how == "decompx":  # the vectors of padding itself cannot be carried on
+        assert torch.equal(found.values[0], expected.values[0])
+        return
     assert (found.values[:, :, 2] == 0).all()
-    torch.testing.assert_close(found.values, expected.values[:1])
+    torch.testing.assert_close(found.values, expected.values)
 
 
 @pytest.mark.parametrize("how", METHODS)
