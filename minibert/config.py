@@ -7,7 +7,7 @@ the file uses. Its defaults are those of BERT-base (Devlin et al. 2019, section 
 import dataclasses
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -233,22 +233,23 @@ FIELDS = tuple(field.name for field in dataclasses.fields(BertConfig))
 
 
 def _pruned(value: Any, layers: int, heads: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """The pruned heads of each layer as a tuple, in order; keys of JSON are strings."""
+    """The pruned heads of each layer as a tuple, in order; keys of JSON are strings, and null means none."""
+    pruned: dict[int, set[int]] = {}
     try:
-        pairs = value.items() if isinstance(value, dict) else value
-        by_layer = {int(layer): tuple(sorted(set(listed))) for layer, listed in pairs}
-        is_valid = all(
-            not isinstance(head, bool) and head in range(heads) for each in by_layer.values() for head in each
-        )
-    except (TypeError, ValueError):
-        is_valid = False
-    if not is_valid or not set(by_layer) <= set(range(layers)):
+        for key, listed in value.items() if isinstance(value, Mapping) else value or ():
+            layer = check_integer("layer", int(key) if isinstance(key, str) else key, 0, layers - 1)
+            numbers = [check_integer("head", head, 0, heads - 1) for head in listed]
+            pruned.setdefault(layer, set()).update(numbers)
+    except (TypeError, ValueError):  # an InputError of the checks is a ValueError
         what = f"a mapping from layers below {layers} to lists of heads below {heads}"
-        raise ConfigError(f"pruned_heads must be {what}, got {shown(value)}")
-    for layer, listed in by_layer.items():
-        if len(listed) == heads:
-            raise ConfigError(f"pruned_heads must leave each layer a head, got none in layer {layer}")
-    return tuple((layer, listed) for layer, listed in sorted(by_layer.items()) if listed)
+        raise ConfigError(f"pruned_heads must be {what}, got {shown(value)}") from None
+    for layer, removed in pruned.items():
+        if len(removed) == heads:
+            raise ConfigError(
+                f"pruned_heads must leave each layer a head, got none in layer {layer}: to compute without any, edit "
+                "its attention.context by zero"
+            )
+    return tuple((layer, tuple(sorted(removed))) for layer, removed in sorted(pruned.items()) if removed)
 
 
 def _labels(id2label: Any) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 
@@ -99,6 +101,9 @@ def test_summary() -> None:
         ),
         ({"pruned_heads": {"0": [12]}}, "got {'0': [12]}"),
         ({"pruned_heads": [3]}, "got [3]"),
+        ({"pruned_heads": {"0": [1.0]}}, "got {'0': [1.0]}"),
+        ({"pruned_heads": {"0": "1"}}, "got {'0': '1'}"),
+        ({"pruned_heads": {"0": [-1]}}, "got {'0': [-1]}"),
         ({"pruned_heads": {"1": list(range(12))}}, "pruned_heads must leave each layer a head, got none in layer 1"),
         ({"num_attention_heads": 5}, "hidden_size must be divisible by num_attention_heads, got 768 and 5"),
         ({"hidden_size": 0}, "hidden_size must be an integer from 1 to 65,536, got 0"),
@@ -151,3 +156,18 @@ def test_unknown_activations_and_attentions() -> None:
         BertModel(BertConfig(**tiny, hidden_act="gleu"))
     with pytest.raises(ConfigError, match="attention must be one of eager, sdpa, got 'flash'"):
         BertModel(BertConfig(**tiny), attention="flash")
+
+
+@pytest.mark.parametrize("layer", [0.7, math.inf, True, None])
+def test_a_layer_is_an_integer(layer: Any) -> None:
+    with pytest.raises(ConfigError, match="pruned_heads must be a mapping from layers below 12"):
+        BertConfig(pruned_heads={layer: [1]})
+
+
+def test_pruned_heads_in_any_form() -> None:
+    """A tuple in order; null means none, one layer may be there twice, and NumPy's integers become Python's."""
+    assert BertConfig.from_dict({"pruned_heads": None}).pruned_heads == BertConfig(pruned_heads=[]).pruned_heads == ()
+    config = BertConfig(pruned_heads={"3": [5, 2, 5], 0: np.array([1]), 3: [0], 4: []})
+    assert config.pruned_heads == ((0, (1,)), (3, (0, 2, 5)))
+    assert BertConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert hash(config) != hash(BertConfig())

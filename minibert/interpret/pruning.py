@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from minibert.checks import as_integer, check_integer, required_arguments, shown
 from minibert.errors import InputError
-from minibert.interpret.runs import Inputs, bert_of, check_inputs
+from minibert.interpret.runs import Inputs, bert_of, check_inputs, differentiable, differentiable_inputs
+from minibert.interpret.targets import Target, measure
 from minibert.model import EncoderLayer
 from minibert.show.tables import table
 from minibert.trace.edits import Means
@@ -38,6 +39,7 @@ class HeadImportance:
 
     values: Tensor  # (L, H), mean over texts
     texts: int
+    heads: tuple[Head, ...]  # those that the model has
 
     @property
     def normalised(self) -> Tensor:
@@ -47,9 +49,9 @@ class HeadImportance:
 
     @property
     def order(self) -> list[Head]:
-        """All heads, the least important first."""
-        heads = self.values.shape[1]
-        return [divmod(index, heads) for index in self.values.flatten().argsort(stable=True).tolist()]
+        """The heads that the model has, the least important first."""
+        values = torch.stack([self.values[head] for head in self.heads])
+        return [self.heads[index] for index in values.argsort(stable=True).tolist()]
 
     def __str__(self) -> str:
         numbers = [str(head) for head in range(self.values.shape[1])]
@@ -67,15 +69,20 @@ class HeadImportance:
 
 
 def head_importance(
-    model: nn.Module, batches: Iterable[Inputs], loss: Callable[..., Tensor] | None = None
+    model: nn.Module, batches: Inputs | Iterable[Inputs], loss: Target | Callable[..., Tensor] | None = None
 ) -> HeadImportance:
     """Returns how much a loss moves with the gate of each head, the absolute value for each text, mean over texts.
+
+    As in the paper's equation, a text has one absolute value, after the sum over its positions; the code of Michel et
+    al. has one for each position. Nor are layers normalised, as they are there: `.normalised` is.
 
     Args:
         model: a `BertModel`, or one with a head, in evaluation mode.
         batches: the inputs of some texts each, what a tokenizer returns; with `labels`, if the model has a loss.
-        loss: a function of the output, or of the output and the inputs, that returns a number for each text (B,), or
-            their mean (). None means the loss that a model with a head returns for the labels.
+        loss: one of `targets`; or a function of the output, or of the output and the inputs, that returns a number for
+            each text (B,), or their mean (). None means the loss that a model with a head returns for the labels. A
+            mean is taken to be one of equal weights: where texts have different numbers of labels, pass them one by
+            one.
 
     Raises:
         InputError: no batches, or something that is not a loss.
@@ -84,18 +91,26 @@ def head_importance(
     config = bert.config
     total = torch.zeros(config.num_hidden_layers, config.num_attention_heads, dtype=torch.float64)
     texts = 0
-    for inputs in [batches] if isinstance(batches, Mapping) else batches:
+    for inputs in _as_batches(batches):
         check_inputs(inputs)
-        count = len(inputs["input_ids"])
         for layer, moved in enumerate(_gate_gradients(model, inputs, loss)):
             total[layer, list(config.kept_heads(layer))] += moved.abs().sum(dim=0).double().cpu()  # (B, H) → (H)
-        texts += count
+        texts += len(inputs["input_ids"])
     if not texts:
         raise InputError("batches must be the inputs of some texts, got none")
-    return HeadImportance(total / texts, texts)
+    heads = tuple((layer, head) for layer in range(config.num_hidden_layers) for head in config.kept_heads(layer))
+    return HeadImportance(total / texts, texts, heads)
 
 
-def _gate_gradients(model: nn.Module, inputs: Inputs, loss: Callable[..., Tensor] | None) -> list[Tensor]:
+def _as_batches(batches: Any) -> Iterable[Inputs]:
+    if isinstance(batches, Mapping):
+        return [batches]
+    if not isinstance(batches, Iterable):
+        raise InputError(f"batches must be the inputs of some texts, or a list of these, got {shown(batches)}")
+    return batches
+
+
+def _gate_gradients(model: nn.Module, inputs: Inputs, loss: Target | Callable[..., Tensor] | None) -> list[Tensor]:
     """The gradient of each head's gate for each text, L of (B, H): ⟨context, gradient there⟩."""
     contexts: dict[str, Tensor] = {}
 
@@ -103,20 +118,21 @@ def _gate_gradients(model: nn.Module, inputs: Inputs, loss: Callable[..., Tensor
         contexts[name] = value if value.requires_grad else value.requires_grad_()
         return contexts[name]
 
-    with torch.enable_grad(), edit(model, CONTEXT, keep):
-        value = _loss(model, inputs, loss)
+    with differentiable(model), edit(model, CONTEXT, keep):
+        value = _loss(model, differentiable_inputs(inputs), loss)
         if not value.requires_grad:
             raise InputError("the loss must depend on the model's output")
-        gradients = torch.autograd.grad(value, list(contexts.values()), allow_unused=True)
-    moved = []
-    for context, gradient in zip(contexts.values(), gradients, strict=True):
-        product = torch.zeros_like(context) if gradient is None else context.detach() * gradient
-        moved.append(product.sum(dim=(2, 3)))  # (B, H, S, W) → (B, H)
-    return moved
+        gradients = torch.autograd.grad(value, list(contexts.values()), materialize_grads=True)
+    products = [context.detach() * gradient for context, gradient in zip(contexts.values(), gradients, strict=True)]
+    return [product.sum(dim=(2, 3)) for product in products]  # (B, H, S, W) → (B, H)
 
 
-def _loss(model: nn.Module, inputs: Inputs, loss: Callable[..., Tensor] | None) -> Tensor:
+def _loss(model: nn.Module, inputs: Inputs, loss: Target | Callable[..., Tensor] | None) -> Tensor:
     """The sum of the losses of all texts."""
+    if isinstance(loss, Target):
+        return measure(model, inputs, loss).sum()
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss must be a function of the output, or one of minibert.interpret's, got {shown(loss)}")
     output, count = model(**inputs), len(inputs["input_ids"])
     if loss is None:
         value = getattr(output, "loss", None)
@@ -141,6 +157,12 @@ class PruneCurve:
         points = zip(self.removed, self.values, strict=True)
         return table([("heads off", "metric"), *((str(n), f"{value:.4f}") for n, value in points)], right=[0, 1])
 
+    def plot(self) -> Any:
+        """A picture of the metric, a bar for each number of heads."""
+        from minibert.show.plots import plot_bars
+
+        return plot_bars(torch.tensor(self.values), [f"{count} heads off" for count in self.removed], quantity="metric")
+
 
 @torch.no_grad()
 def prune_curve(
@@ -161,10 +183,17 @@ def prune_curve(
         means: what a head's context becomes, by `mean_of(model, inputs, "*.attention.context")`; None means 0.
 
     Raises:
-        InputError: a head that the model does not have, or more heads than the order has.
+        InputError: a head that the model does not have, or that is there twice; more heads than the order has; or a
+            metric that is not a number.
     """
     bert = bert_of(model)
+    if not isinstance(order, Sequence):
+        raise InputError(f"order must be a list of heads, each (layer, head), got {shown(order)}")
+    if not callable(metric):
+        raise InputError(f"metric must be a function of the model that returns a number, got {shown(metric)}")
     heads = [_check_head(bert.config, head) for head in order]
+    if len(set(heads)) < len(heads):
+        raise InputError("order must have each head once, got one several times")
     if removed is None:
         removed = sorted({round(len(heads) * tenth / 10) for tenth in range(11)})
     counts = [check_integer("removed", count, 0, len(heads)) for count in removed]
@@ -180,8 +209,16 @@ def prune_curve(
             return value
 
         with edit(model, CONTEXT, without):
-            values.append(float(metric(model)))
+            values.append(_as_number(metric(model)))
     return PruneCurve(counts, values)
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # what NumPy and PyTorch raise for several numbers
+        what = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        raise InputError(f"metric must return one number, got {what}") from None
 
 
 @torch.no_grad()
@@ -202,6 +239,9 @@ def prune_heads(model: nn.Module, heads: Mapping[int, Sequence[int]]) -> nn.Modu
     config = bert_of(model).config
     if not isinstance(heads, Mapping):
         raise InputError(f"heads must be a mapping from layers to lists of heads, got {shown(heads)}")
+    for layer, listed in heads.items():
+        if not isinstance(listed, Iterable):
+            raise InputError(f"heads must map layer {layer} to a list of heads, got {shown(listed)}")
     removed = [_check_head(config, (layer, head)) for layer, listed in heads.items() for head in listed]
     pruned = {layer: list(listed) for layer, listed in config.pruned_heads}
     for layer, head in removed:

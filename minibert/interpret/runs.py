@@ -4,7 +4,8 @@ In evaluation mode, where dropout does not change the numbers, and on inputs tha
 one text are the rows of a few batches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +31,34 @@ def bert_of(model: nn.Module) -> BertModel:
     if model.training or bert.training:
         raise InputError("the model is in training mode, where dropout changes its output: call model.eval()")
     return bert
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Gradients are computed inside the block, also for a caller who has switched them off.
+
+    No gradient can pass a parameter that was made in inference mode: inside the block a copy is in its place.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        copies: dict[nn.Parameter, nn.Parameter] = {}
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is None or not parameter.is_inference():
+                    continue
+                if parameter not in copies:  # two modules may share it
+                    copies[parameter] = nn.Parameter(parameter.clone(), requires_grad=False)
+                stack.callback(module._parameters.__setitem__, name, parameter)
+                module._parameters[name] = copies[parameter]
+        yield
+
+
+def differentiable_inputs(inputs: Inputs) -> Inputs:
+    """Returns the inputs, or copies of those made in inference mode, for use inside `differentiable`."""
+    if not any(tensor.is_inference() for tensor in inputs.values()):
+        return inputs
+    if isinstance(inputs, BatchEncoding):
+        return inputs.rows(range(len(inputs["input_ids"])))
+    return {name: tensor.clone() for name, tensor in inputs.items()}
 
 
 def check_inputs(inputs: Any) -> Inputs:

@@ -515,7 +515,8 @@ def _drop_layers_above(model: BertModel, layer: int) -> None:
         raise ConfigError(f"layer must be an integer from 1 to {count}, or from -{count} to -1, got {layer!r}")
     kept = number if number > 0 else count + 1 + number
     model.encoder.layers = layers[:kept]
-    model.config = dataclasses.replace(model.config, num_hidden_layers=kept)
+    pruned = tuple((number, heads) for number, heads in model.config.pruned_heads if number < kept)
+    model.config = dataclasses.replace(model.config, num_hidden_layers=kept, pruned_heads=pruned)
 
 
 def _windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -26,7 +26,7 @@ class PartParameters:
     """The parameters of one part: the embeddings, the pooler, a head, or an encoder layer."""
 
     name: str
-    copies: int  # the number of layers for the encoder, whose layers are alike; 1 for every other part
+    copies: int  # the number of layers for an encoder whose layers are alike; 1 for every other part
     count: int  # of one copy
     modules: tuple[ModuleParameters, ...]
 
@@ -60,10 +60,18 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
             parts.update(child.named_children())
         else:
             parts[name] = child
+    parts = {name: part for each, module in parts.items() for name, part in _split(each, module).items()}
     return ParameterCounts(
         total=_count(model),
         parts=tuple(_part(name, part) for name, part in parts.items() if _count(part)),
     )
+
+
+def _split(name: str, part: nn.Module) -> dict[str, nn.Module]:
+    """An encoder's layers, each a part of its own, if some heads of some layers are pruned; or the part itself."""
+    if not isinstance(part, Encoder) or len({_count(layer) for layer in part.layers}) == 1:
+        return {name: part}
+    return {f"{name}, layer {number}": layer for number, layer in enumerate(part.layers)}
 
 
 def _part(name: str, part: nn.Module) -> PartParameters:

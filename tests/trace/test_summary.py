@@ -17,6 +17,7 @@ from minibert import (
     SentenceEncoder,
 )
 from minibert.checkpoints.loading import Pretrained
+from minibert.interpret import prune_heads
 from minibert.trace import count_parameters
 
 MODELS = [
@@ -38,6 +39,14 @@ def test_every_parameter_counts_once(kind: type[Pretrained], positions: str) -> 
     counts = count_parameters(model)
     assert counts.total == sum(parameter.numel() for parameter in model.parameters())
     assert counts.total == sum(part.copies * part.count for part in counts.parts)
+    some = prune_heads(model, {0: [1], 2: [0, 3]})
+    counts = count_parameters(some)
+    assert counts.total == sum(part.copies * part.count for part in counts.parts) < count_parameters(model).total
+    layers = [part for part in counts.parts if part.name.startswith("encoder")]
+    assert [layer.name for layer in layers] == ["encoder, layer 0", "encoder, layer 1", "encoder, layer 2"]
+    assert layers[2].modules[0].shapes[0] == (12, 24)
+    alike = count_parameters(prune_heads(model, {0: [1], 1: [0], 2: [3]}))
+    assert "encoder: 3 layers, each" in str(alike)
     for part in counts.parts:
         assert part.count == sum(module.count for module in part.modules), part.name
 
