@@ -24,7 +24,16 @@ from torch import Tensor, nn
 
 from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import CompletenessWarning, InputError, warn
-from minibert.interpret.runs import Inputs, bert_of, check_inputs, mask_of, rows_of, tokens_of
+from minibert.interpret.runs import (
+    Inputs,
+    bert_of,
+    check_inputs,
+    differentiable,
+    differentiable_inputs,
+    mask_of,
+    rows_of,
+    tokens_of,
+)
 from minibert.interpret.targets import TargetLike, as_target, measure
 from minibert.interpret.whole_words import word_groups, word_label
 from minibert.show.tables import table
@@ -207,10 +216,10 @@ def _target_at(model: nn.Module, inputs: Inputs, target: TargetLike, name: str, 
 
 def _gradient(model: nn.Module, inputs: Inputs, target: TargetLike, name: str, value: Tensor) -> Tensor:
     """The gradient of the target of each row, with this value in the place of the named one."""
-    with torch.enable_grad():
-        leaf = value.detach().requires_grad_()
+    with differentiable(model):
+        leaf = value.clone().requires_grad_()  # a copy: no gradient can be taken at a tensor of inference mode
         with edit(model, name, lambda _: leaf):
-            measured = measure(model, inputs, target)
+            measured = measure(model, differentiable_inputs(inputs), target)
         gradient = None
         if measured.requires_grad:
             numbers = measured[:: as_target(target).rows]

@@ -218,12 +218,18 @@ def test_words_and_what_is_printed(tokenizer: BertTokenizer, checkpoint: Path) -
     assert "fly" in found.plot(row=1)._repr_svg_()
 
 
-def test_it_works_without_gradients_of_parameters(tokenizer: BertTokenizer) -> None:
-    model = random_model()
-    with torch.no_grad():
-        found = saliency(model, {"input_ids": torch.tensor([[1, 2, 3]])}, smooth)
-    assert (found.scores > 0).all()
-    assert not found.values.requires_grad
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_switched_off(mode) -> None:
+    """For a caller who computes none, and on a model that was made there."""
+    expected = integrated_gradients(random_model(), GIVEN, smooth, steps=5)
+    with mode():
+        model = random_model()
+        inside = integrated_gradients(model, {name: tensor.clone() for name, tensor in GIVEN.items()}, smooth, steps=5)
+    outside = integrated_gradients(model, GIVEN, smooth, steps=5)
+    for found in (inside, outside):
+        torch.testing.assert_close(found.values.clone(), expected.values, atol=1e-6, rtol=0)
+        assert not found.values.requires_grad
+    assert all(parameter.is_inference() == (mode is torch.inference_mode) for parameter in model.parameters())
 
 
 GIVEN = {"input_ids": torch.tensor([[1, 2, 3]])}
