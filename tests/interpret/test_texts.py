@@ -1,7 +1,9 @@
 """What goes wrong on a corpus's way through a model is said of the right thing, and costs no window that was done."""
 
+import gc
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,28 @@ def test_half_precision_is_summed_in_float32(dtype: torch.dtype, model: BertMode
     middle = (heads[:, None] + heads) / 2
     divergence = (heads[:, None] * (heads[:, None] / middle).log()).sum(-1).mean(-1)
     torch.testing.assert_close(found.head_distances, (divergence + divergence.T) / 2, atol=1e-6, rtol=0)
+
+
+@both
+def test_memory_is_given_back_at_once(
+    kind: str, model: BertModel, tokenizer: BertTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when Python looks for cycles, which it does by the number of objects, however large they are."""
+    monkeypatch.setattr(texts_module, "WINDOW", 4)
+    alive: list[weakref.ref[torch.Tensor]] = []
+    kept: list[int] = []
+
+    def remember(module: Any, arguments: Any, output: torch.Tensor) -> None:
+        alive.append(weakref.ref(output))
+        kept.append(sum(each() is not None for each in alive))
+
+    model.encoder.layers[-1].feed_forward_norm.register_forward_hook(remember)
+    options = {"statistics": ["entropy"], "names": "last_hidden_state"} if kind == "survey" else {}
+    gc.collect()
+    gc.disable()
+    try:
+        run(kind, model, tokenizer, TEXTS * 10, tmp_path, **options)
+    finally:
+        gc.enable()
+    assert len(kept) == 10
+    assert max(kept) <= 2
