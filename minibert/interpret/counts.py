@@ -203,19 +203,36 @@ class OfNeurons(Statistic):
         rows, positions = real.nonzero(as_tuple=True)  # of the N tokens
         numbers = torch.tensor(batch.numbers, device=rows.device)[rows]
         of_tokens = {"text": numbers, "position": positions, "id": batch.inputs["input_ids"][real]}
-        top = fired.topk(min(self.k, fired.shape[2]), dim=2)
+        # Soon most neurons have fired more strongly in earlier batches: only the others are sorted.
+        better = torch.ones(fired.shape[:2], dtype=torch.bool, device=fired.device)
+        if "activation" in self.state and self.state["activation"].shape[2] == self.k:
+            weakest = self.state["activation"][..., -1]
+            better = ~(fired.amax(dim=2).cpu().double() < weakest)  # so that NaN is chosen too
+        chosen = fired[better.to(fired.device)]  # (L, F, N) → (M, N)
+        top = chosen.topk(min(self.k, fired.shape[2]), dim=1)
         found = {"activation": top.values.double()} | {name: each[top.indices] for name, each in of_tokens.items()}
-        self._keep_best({name: value.cpu() for name, value in found.items()})
+        self._keep_best({name: value.cpu() for name, value in found.items()}, better.cpu())
 
-    def _keep_best(self, found: State) -> None:
-        """Of the strongest so far and those of a batch, the strongest; of equal ones, that of the earlier text."""
-        if "activation" in self.state:
-            found = {name: torch.cat([self.state[name], value], dim=2) for name, value in found.items()}
-        order = found["position"].argsort(dim=2, stable=True)
+    def _keep_best(self, found: State, better: Tensor) -> None:
+        """Of the strongest so far and those of a batch, the strongest; of equal ones, that of the earlier text.
+
+        Args:
+            found: those of a batch, (M, K) each.
+            better: (L, F), which M neurons these are.
+        """
+        if "activation" not in self.state:
+            self.state |= {name: value.unflatten(0, better.shape)[..., :0] for name, value in found.items()}
+        found = {name: torch.cat([self.state[name][better], value], dim=1) for name, value in found.items()}
+        order = found["position"].argsort(dim=1, stable=True)
         for name in ("text", "activation"):
-            by = found[name].gather(2, order)
-            order = order.gather(2, by.argsort(dim=2, stable=True, descending=name == "activation"))
-        self.state |= {name: value.gather(2, order[..., : self.k]) for name, value in found.items()}
+            by = found[name].gather(1, order)
+            order = order.gather(1, by.argsort(dim=1, stable=True, descending=name == "activation"))
+        for name, value in found.items():
+            best = value.gather(1, order[:, : self.k])  # (M, K)
+            if best.shape[1] > self.state[name].shape[2]:  # the first batches may have fewer than K tokens
+                self.state[name] = best.unflatten(0, better.shape)
+            else:
+                self.state[name] = self.state[name].masked_scatter(better[..., None], best)
 
     def result(self) -> State:
         top = {name: self.state[name] for name in ("activation", "text", "position", "id")}
