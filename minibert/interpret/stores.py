@@ -223,7 +223,6 @@ def _values_of(
             by_text[number] = {IDS: one[IDS][one["attention_mask"] != 0]}
             for name, value in values.items():
                 by_text[number][name] = real_positions(trace[name][row : row + 1], value.axes, one).clone()
-        trace.clear()  # it refers to itself, and would keep its tensors until Python next looks for such cycles
     ordered = [by_text[number] for number in sorted(by_text)]
     tensors = {name: torch.cat([each[name] for each in ordered]).contiguous() for name in (IDS, *values)}
     return tensors | {LENGTHS: torch.tensor([len(each[IDS]) for each in ordered])}

@@ -177,7 +177,6 @@ def _count(
             seen = Seen(trace, batch, layers)
             for count in counts.values():
                 count.update(seen)
-            trace.clear()  # it refers to itself, and would keep its tensors until Python next looks for such cycles
         done.add(window.texts)
         if folder is not None:
             progress = Progress(done.count, done.sha256, settings)

@@ -43,7 +43,14 @@ class Trace(dict[str, Tensor]):
         self.recorded = values  # what will be in it
         self.aliases = also
         self.pass_number = 0
-        self.passes: list[Trace] = []
+        self.all_passes: list[Trace] | None = None  # with passes="all"
+
+    @property
+    def passes(self) -> list["Trace"]:
+        """The traces of all passes, or that of the last."""
+        if self.all_passes is not None:
+            return self.all_passes
+        return [self] if self.pass_number else []  # not kept: a trace that holds itself outlives its block
 
     def __missing__(self, name: str) -> Tensor:
         known = self.aliases.get(name, name)
@@ -92,15 +99,15 @@ def record(
     kept_as = _kept_as(to, dtype)
     bert, wanted, also = bert_in(model), matching(model, names), aliases(model)
     trace = Trace(wanted, also)
+    if passes == "all":
+        trace.all_passes = []
 
     def begin(*_: object) -> None:
         trace.clear()
         trace.pass_number += 1
-        if passes == "last":
-            trace.passes = [trace]
-        else:
-            trace.passes.append(Trace(wanted, also))
-            trace.passes[-1].pass_number = trace.pass_number
+        if trace.all_passes is not None:
+            trace.all_passes.append(Trace(wanted, also))
+            trace.all_passes[-1].pass_number = trace.pass_number
 
     def keep(name: str, value: Tensor) -> None:
         kept = value.to(**kept_as) if kept_as else value

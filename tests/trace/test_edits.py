@@ -1,6 +1,8 @@
 """Ablations put in what they say, each head's part adds up, and what is not chosen keeps every bit."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -266,6 +268,19 @@ def test_every_pass_can_be_kept(model: BertModel) -> None:
             model(ids)
     assert last.pass_number == 2
     assert last.passes == [last]
+
+
+def test_values_live_as_long_as_their_trace(model: BertModel) -> None:
+    """Not until Python's collector of cycles comes by: a loop over a corpus would keep many of them."""
+    gc.disable()
+    try:
+        with record(model, "*norm") as trace:
+            model(torch.tensor([[1, 2, 3]]))
+        value = weakref.ref(trace["embeddings.norm"])
+        del trace
+        assert value() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_kept_in_another_precision(model: BertModel) -> None:
