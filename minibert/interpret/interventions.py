@@ -4,6 +4,7 @@ A place is a value, or a head or a position of it. Replacements in many places a
 that come before all of them return the hidden states that are known already.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from minibert.errors import InputError
 from minibert.interpret.runs import Inputs, bert_of, mask_of, rows_of, tokens_of
 from minibert.model import BertModel
 from minibert.trace.recording import edit
-from minibert.trace.values import layer_of, matching
+from minibert.trace.values import layer_of, matching, short_name
 
 # What is patched in each layer.
 AT = {
@@ -96,6 +97,8 @@ def check_alike(clean: Inputs, corrupted: Inputs) -> None:
 
 def noisy(bert: BertModel, clean: Inputs, noise: Noise) -> Runs:
     """Returns each clean text as often as noise is drawn for it, to be patched and as the source of its patches."""
+    if not isinstance(noise.sigmas, int | float) or not 0 <= noise.sigmas < math.inf:
+        raise InputError(f"sigmas must be a finite number from 0 on, got {shown(noise.sigmas)}")
     draws, seed = check_integer("draws", noise.draws, 1), check_integer("seed", noise.seed, 0)
     length = clean["input_ids"].shape[1]
     listed = noise.positions if isinstance(noise.positions, list | tuple | range) else [noise.positions]
@@ -112,11 +115,21 @@ def noisy(bert: BertModel, clean: Inputs, noise: Noise) -> Runs:
     return Runs(many, many, drawn * is_subject * noise.sigmas * weight.std())
 
 
+def parts_of(runs: Runs, batch: int, together: int) -> Iterator[Runs]:
+    """Yields the runs of as many texts as are computed at once; texts that are compared stay together."""
+    count, size = len(runs.patched["input_ids"]), max(together, batch // together * together)
+    for start in range(0, count, size):
+        rows = list(range(start, min(start + size, count)))
+        noise = None if runs.noise is None else runs.noise[rows]
+        yield Runs(rows_of(runs.patched, rows), rows_of(runs.source, rows), noise)
+
+
 def all_places(model: nn.Module, at: str, positions: bool | None, inputs: Inputs) -> Places:
     """Returns everything that is replaced in turn.
 
     Raises:
-        InputError: values without positions where these are asked for, of a different number of heads, or of all texts.
+        InputError: values without positions where these are asked for, of a different number of heads, or of all texts;
+            positions of texts of different lengths.
     """
     values = matching(model, AT.get(at, at))
     letters = [set(value.axes.split()) for value in values.values()]
@@ -127,6 +140,11 @@ def all_places(model: nn.Module, at: str, positions: bool | None, inputs: Inputs
     for name, value in values.items():
         if "1" in value.axes.split()[:1] or (positions and not {"S", "T"} & set(value.axes.split())):
             raise InputError(f"{name} has no {'texts' if '1' in value.axes else 'positions'} to replace one at a time")
+    mask = mask_of(inputs)
+    if positions and not (mask == mask[0]).all():
+        raise InputError(
+            "texts of different lengths have no positions in common: pass positions=False, or texts of one length"
+        )
     heads = {_heads(model, name) if by_head else 1 for name in values}
     if len(heads) > 1:
         raise InputError("the layers must have the same number of heads for one table: patch one layer, by its name")
@@ -185,5 +203,5 @@ def first_layer(bert: BertModel, name: str) -> int:
     """Returns the first layer that must be computed for a change of this value to be seen."""
     layer = layer_of(name)
     if layer is not None:
-        return layer
+        return layer + 1 if short_name(name) == "feed_forward_norm" else layer
     return 0 if name.startswith("embeddings") else len(bert.encoder.layers)

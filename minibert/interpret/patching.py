@@ -17,7 +17,8 @@ Factual Associations in GPT" (causal tracing: `Noise`); Nanda 2023, "Attribution
 Industrial Scale" (`how="gradient"`); Wang et al. 2023, "Interpretability in the Wild" (path patching).
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,11 +40,21 @@ from minibert.interpret.interventions import (
     known_layers,
     noise_on,
     noisy,
+    parts_of,
 )
-from minibert.interpret.runs import Inputs, bert_of, check_inputs, rows_of, tokens_of
+from minibert.interpret.runs import (
+    Inputs,
+    bert_of,
+    check_inputs,
+    differentiable,
+    differentiable_inputs,
+    rows_of,
+    tokens_of,
+)
 from minibert.interpret.targets import TargetLike, as_target, measure
+from minibert.model import BertModel
 from minibert.show.tables import table
-from minibert.trace.edits import mean_of
+from minibert.trace.edits import Means, mean_of
 from minibert.trace.recording import edit, record
 
 
@@ -54,7 +65,7 @@ class Effects:
     values: Tensor  # (L, S), (L, H), (L, H, S) or (L,): the metric with the patch minus that without, mean over pairs
     each: Tensor  # (B, …) of each pair of texts, or each draw of the noise
     clean: float  # the metric of the clean run, mean over pairs
-    corrupted: float  # that of the corrupted run, mean over pairs
+    corrupted: float | None  # that of the corrupted run, mean over pairs; an ablation has none
     how: str
     names: list[str]  # L
     axes: str  # of `values`, in the letters above
@@ -64,7 +75,7 @@ class Effects:
     @property
     def recovered(self) -> Tensor:
         """The effects as shares of the way from the metric of the corrupted run to that of the clean one."""
-        if self.how == "ablate":
+        if self.corrupted is None:
             raise InputError("shares are of patches between two runs, and an ablation has one: divide by .clean")
         if self.clean == self.corrupted:
             raise InputError(f"the {self.of} is {self.clean} for both texts: there is no way between to take shares of")
@@ -93,7 +104,9 @@ class Effects:
 
     def __str__(self) -> str:
         rows = [("patched", "effect"), *((label, f"{effect:+.4f}") for label, effect in self.top())]
-        ends = f"{self.of}: {self.clean:.4f} in the clean run, {self.corrupted:.4f} in the corrupted one"
+        ends = f"{self.of}: {self.clean:.4f} in the clean run"
+        if self.corrupted is not None:
+            ends += f", {self.corrupted:.4f} in the corrupted one"
         return f"{ends}\n{table(rows, right=[1])}"
 
     def plot(self) -> Any:
@@ -126,16 +139,17 @@ def patch(
         model: a `BertModel`, or one with a head, in evaluation mode.
         clean, corrupted: what a tokenizer returns for a text, or for B texts, which are compared pair by pair and must
             have the same number of tokens. Instead of a corrupted text, `Noise` corrupts the embeddings of the clean
-            one. For "ablate", corrupted are the texts that the mean is taken over, any number of them.
+            one. For "ablate", corrupted are the texts that the mean is taken over, any number of them; the metric is
+            not computed on these.
         metric: a target of `minibert.interpret.targets`, or a function of the model's output.
         at: what is replaced in each layer: "hidden" (its output), "attention" or "feed_forward" (what each adds),
             "head" (a head's context), "pattern" (a head's attention probabilities); or a name as for `record`.
         positions: whether one position at a time is replaced, or all at once; None means one at a time, except for
-            heads.
+            heads. Texts of different lengths have no positions in common, and need False.
         how: "patch" puts the clean value into the corrupted run, which is exact. "gradient" estimates all effects from
             one gradient, (clean − corrupted) · ∂metric: exact only where the metric is linear in the value. "ablate"
             puts the mean of the corrupted texts' real positions into the *clean* run. "trace" is "patch" with `Noise`.
-        batch: how many rows are computed at once.
+        batch: how many rows are computed at once, at most.
 
     Returns:
         Effects (L, S), for heads (L, H), or (L, H, S).
@@ -148,31 +162,40 @@ def patch(
     check_one_of("how", how, ("patch", "gradient", "ablate", "trace"))
     check_integer("batch", batch, 1)
     check_inputs(clean)
-    if how == "trace" and not isinstance(corrupted, Noise):
-        raise InputError(f"corrupted must be Noise(positions) to trace, got {type(corrupted).__name__}")
-    if how == "ablate":
-        runs = Runs(clean, check_inputs(corrupted), None)
-    elif isinstance(corrupted, Noise):
-        runs = noisy(bert, clean, corrupted)
-    else:
-        check_alike(clean, check_inputs(corrupted))
-        runs = Runs(corrupted, clean, None)
+    runs = runs_of(bert, clean, corrupted, how)
     places = all_places(model, at, positions, runs.patched)
-    effects = {"gradient": by_gradient, "ablate": by_means}.get(how, by_patches)
-    each, ends = effects(model, runs, metric, places, batch)
-    each = each.T.reshape(-1, *places.sizes)  # (P, B) → (B, P) → (B, …)
+    effects: Callable[..., Found] = by_gradient if how == "gradient" else by_patches
+    if how == "ablate":
+        effects = partial(by_means, mean_of(model, check_inputs(corrupted), places.names))
+    found = [effects(model, each, metric, places, batch) for each in parts_of(runs, batch, as_target(metric).rows)]
+    each, at_clean, at_corrupted = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+    each = each.view(-1, *places.sizes)  # (B, P) → (B, …)
+    ends = (at_clean.mean().item(), None if how == "ablate" else at_corrupted.mean().item())
     tokens = tokens_of(runs.patched)[0]
     return Effects(each.mean(dim=0), each, *ends, how, places.names, places.axes, tokens, as_target(metric).name)
 
 
+def runs_of(bert: BertModel, clean: Inputs, corrupted: Inputs | Noise, how: str) -> Runs:
+    """Returns what is run: the texts that are patched, and those whose values are put into them."""
+    if how == "trace" and not isinstance(corrupted, Noise):
+        raise InputError(f"corrupted must be Noise(positions) to trace, got {type(corrupted).__name__}")
+    if how == "ablate":
+        return Runs(clean, clean, None)
+    if isinstance(corrupted, Noise):
+        return noisy(bert, clean, corrupted)
+    check_alike(clean, check_inputs(corrupted))
+    return Runs(corrupted, clean, None)
+
+
 # --- effects ---------------------------------------------------------------------------------------------------------
 
-Ends = tuple[float, float]  # the metric of the clean and of the corrupted texts, mean over pairs
+# The effect of each patch on each text, (B, P), and the metric of the clean and of the corrupted texts, (B,) each.
+Found = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.no_grad()
-def by_patches(model: nn.Module, runs: Runs, metric: TargetLike, places: Places, batch: int) -> tuple[Tensor, Ends]:
-    """Returns the effect of putting the source's value into each place, (P, B).
+def by_patches(model: nn.Module, runs: Runs, metric: TargetLike, places: Places, batch: int) -> Found:
+    """Returns the effect of putting the source's value into each place.
 
     Every run has the same number of rows: then a patch that changes nothing has an effect of exactly 0.
     """
@@ -180,28 +203,27 @@ def by_patches(model: nn.Module, runs: Runs, metric: TargetLike, places: Places,
     with record(model, places.names) as source:
         clean = measure(model, rows_of(runs.source, rows), metric)
     effects, corrupted = sweep(model, runs, metric, places, rows, source)
-    return effects, (clean[: len(runs.source["input_ids"])].mean().item(), corrupted)
+    return effects, clean[: len(corrupted)], corrupted
 
 
 @torch.no_grad()
-def by_means(model: nn.Module, runs: Runs, metric: TargetLike, places: Places, batch: int) -> tuple[Tensor, Ends]:
-    """Returns the effect of putting the mean over the source's real positions into each place, (P, B)."""
+def by_means(means: Means, model: nn.Module, runs: Runs, metric: TargetLike, places: Places, batch: int) -> Found:
+    """Returns the effect of putting the mean of each value into each place of the clean run."""
     rows = repeated_rows(runs, places, batch)
-    means = mean_of(model, runs.source, places.names)
     with record(model, places.names) as trace:
         measure(model, rows_of(runs.patched, rows), metric)
     source = {name: means(value, name) for name, value in trace.items()}
     effects, clean = sweep(model, runs, metric, places, rows, source)
-    return effects, (clean, measure(model, runs.source, metric).mean().item())
+    return effects, clean, clean
 
 
-def by_gradient(model: nn.Module, runs: Runs, metric: TargetLike, places: Places, batch: int) -> tuple[Tensor, Ends]:
-    """Returns the estimate of each effect from one gradient, (P, B): (source − patched) · ∂metric (Nanda 2023)."""
+def by_gradient(model: nn.Module, runs: Runs, metric: TargetLike, places: Places, batch: int) -> Found:
+    """Returns the estimate of each effect from one gradient: (source − patched) · ∂metric (Nanda 2023)."""
     bert = bert_of(model)
     with torch.no_grad(), record(model, places.names) as source:
         clean = measure(model, runs.source, metric)
-    with torch.enable_grad(), noise_on(bert, runs.noise), record_leaves(model, places.names) as values:
-        corrupted = measure(model, runs.patched, metric)
+    with differentiable(model), noise_on(bert, runs.noise), record_leaves(model, places.names) as values:
+        corrupted = measure(model, differentiable_inputs(runs.patched), metric)
         gradients = torch.autograd.grad(corrupted.sum(), list(values.values()), allow_unused=True)
     change = {}
     for (name, value), gradient in zip(values.items(), gradients, strict=True):
@@ -210,19 +232,25 @@ def by_gradient(model: nn.Module, runs: Runs, metric: TargetLike, places: Places
     for place in places.listed:
         everywhere = (slice(None), *place.slices)  # in all texts
         effects.append(change[place.name][everywhere].flatten(1).sum(dim=1))
-    return torch.stack(effects), (clean.mean().item(), corrupted.mean().item())
+    by_text = torch.stack(effects, dim=1)  # (B, P)
+    together = as_target(metric).rows  # texts that are compared have one metric, which the sum has counted for each
+    shared = by_text.unflatten(0, (-1, together)).mean(dim=1, keepdim=True)  # (B, P) → (B / rows, 1, P)
+    return shared.expand(-1, together, -1).flatten(0, 1), clean, corrupted.detach()
 
 
 def repeated_rows(runs: Runs, places: Places, batch: int) -> list[int]:
-    """Returns the rows of a run in which several patches of each text are computed at once."""
+    """Returns the rows of a run in which several patches of each text are computed at once.
+
+    At most an eighth of the patches: before them, two runs of as many rows compute what is the same in all rows.
+    """
     count = len(runs.patched["input_ids"])
-    return list(range(count)) * max(1, min(batch // count, len(places.listed)))
+    return list(range(count)) * max(1, min(batch // count, math.ceil(len(places.listed) / 8)))
 
 
 def sweep(
     model: nn.Module, runs: Runs, metric: TargetLike, places: Places, rows: list[int], source: Mapping[str, Tensor]
-) -> tuple[Tensor, float]:
-    """Returns the effect of each patch on each text, (P, B), and the metric without a patch, mean over texts."""
+) -> tuple[Tensor, Tensor]:
+    """Returns the effect of each patch on each text, (B, P), and the metric without a patch, (B,)."""
     bert, count = bert_of(model), len(runs.patched["input_ids"])
     at_once, patched = len(rows) // count, rows_of(runs.patched, rows)
     states = [f"hidden_states[{layer + 1}]" for layer in range(len(bert.encoder.layers))]
@@ -234,10 +262,15 @@ def sweep(
         chunk = places.listed[start : start + at_once]
         first = min(first_layer(bert, place.name) for place in chunk)
         put = partial(_put, chunk, source, count)
-        with noise_on(bert, runs.noise, at_once), edit(model, places.names, put), known_layers(bert, hidden[:first]):
+        # The output of a layer is known too, but for the places in it that are patched.
+        outputs = [
+            put(value.clone(), f"encoder.layers.{layer}.feed_forward_norm")
+            for layer, value in enumerate(hidden[:first])
+        ]
+        with noise_on(bert, runs.noise, at_once), edit(model, places.names, put), known_layers(bert, outputs):
             after = measure(model, patched, metric)
         effects.append((after - before).view(at_once, count)[: len(chunk)])
-    return torch.cat(effects), before[:count].mean().item()
+    return torch.cat(effects).T, before[:count]  # (P, B) → (B, P)
 
 
 def unchanged(value: Tensor) -> Tensor:

@@ -13,8 +13,17 @@ from torch import Tensor
 from minibert import BertForMaskedLM, BertForSequenceClassification, BertModel, BertTokenizer
 from minibert.errors import InputError
 from minibert.heads import bert_in
-from minibert.interpret import Noise, class_logit, logit_difference, patch, path_patch, token_logit
+from minibert.interpret import (
+    Noise,
+    class_logit,
+    logit_difference,
+    patch,
+    path_patch,
+    text_similarity,
+    token_logit,
+)
 from minibert.interpret.interventions import AT
+from minibert.interpret.targets import measure
 from minibert.trace.compare import example_inputs
 from minibert.trace.edits import mean_of
 from minibert.trace.recording import edit, record
@@ -27,9 +36,11 @@ def metric(out) -> Tensor:
     return out.last_hidden_state[:, 1].square().sum(-1)
 
 
-def pair(model: torch.nn.Module, rows: int = 1) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Texts that differ in one token of each."""
+def pair(model: torch.nn.Module, rows: int = 1, alike: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Texts that differ in one token of each; of several lengths, unless they are alike."""
     clean = {name: tensor[:rows] for name, tensor in example_inputs(bert_in(model)).items()}
+    if alike:
+        clean["attention_mask"] = clean["attention_mask"][:1].repeat(rows, 1)
     corrupted = dict(clean, input_ids=clean["input_ids"].clone())
     corrupted["input_ids"][:, 2] = (corrupted["input_ids"][:, 2] + 7) % 50
     return clean, corrupted
@@ -69,7 +80,7 @@ def test_the_whole_last_layer_gives_the_clean_metric(attention: str) -> None:
 def test_a_batch_is_one_by_one(configuration: str, positions: bool, at: str) -> None:
     """Each effect is that of a plain loop with `record` and `edit`, of two pairs at once too."""
     model, _ = random_case(configuration, "one token")
-    clean, corrupted = pair(model, rows=2)
+    clean, corrupted = pair(model, rows=2, alike=positions)
     effects = patch(model, clean, corrupted, metric, at=at, positions=positions, batch=8)
     names = [f"encoder.layers.{layer}.{AT[at].rpartition('*.')[2]}" for layer in range(len(model.encoder.layers))]
     with record(model, names) as source:
@@ -98,6 +109,77 @@ def test_effects_do_not_depend_on_the_batch(batch: int) -> None:
     torch.testing.assert_close(found.values, expected.values, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["patch", "gradient", "ablate"])
+def test_many_pairs_are_computed_a_batch_at_a_time(how: str) -> None:
+    model, _ = random_case("small", "one token")
+    clean, corrupted = pair(model, rows=3)
+    rows = []
+
+    def counting(out) -> Tensor:
+        rows.append(len(out.last_hidden_state))
+        return metric(out)
+
+    found = patch(model, clean, corrupted, counting, at="head", how=how, batch=2)
+    assert max(rows) == 2
+    expected = patch(model, clean, corrupted, metric, at="head", how=how, batch=100)
+    assert found.each.shape == (3, 3, 4)
+    torch.testing.assert_close(found.each, expected.each, atol=1e-11, rtol=1e-11)
+    assert (found.clean, found.corrupted) == pytest.approx((expected.clean, expected.corrupted))
+
+
+def test_noise_is_that_of_its_draw_whatever_the_batch() -> None:
+    model, _ = random_case("small", "one token")
+    clean, _ = pair(model)
+    found, expected = (patch(model, clean, Noise(2, draws=5), metric, batch=batch) for batch in (2, 100))
+    torch.testing.assert_close(found.each, expected.each, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("at", ["hidden", "feed_forward"])
+def test_layers_before_a_patch_are_not_computed_again(at: str) -> None:
+    """Of the rows that a plain loop sends through the layers, a sweep over layers and positions computes fewer."""
+    model = random_model(num_hidden_layers=6)
+    clean, corrupted = pair(model)
+    rows = []
+    for layer in model.encoder.layers:
+        layer.register_forward_hook(lambda _, arguments, output: rows.append(len(arguments[0])))
+    effects = patch(model, clean, corrupted, metric, at=at)
+    loop = effects.values.numel() * len(model.encoder.layers)
+    assert sum(rows) < (0.8 if at == "hidden" else 0.95) * loop
+
+
+def test_two_texts_with_one_number_have_one_estimate() -> None:
+    """Both are patched at once: a text's share of it alone would be counted twice."""
+    model, _ = random_case("small", "one token")
+    clean, corrupted = pair(model, rows=2, alike=True)
+    hows = ("patch", "gradient")
+    exact, estimate = (patch(model, clean, corrupted, text_similarity(), at="head", how=how) for how in hows)
+    assert torch.equal(exact.each[0], exact.each[1])
+    assert torch.equal(estimate.each[0], estimate.each[1])
+    name, step = "encoder.layers.2.attention.context", 1e-6
+    with record(model, name) as source:
+        model(**clean)
+    with edit(model, name, lambda value: value + step * (source[name] - value), heads=1):
+        after = measure(model, corrupted, text_similarity())
+    slope = (after - measure(model, corrupted, text_similarity())) / step
+    torch.testing.assert_close(estimate.each[:, 2, 1], slope, atol=1e-6, rtol=1e-4)
+
+
+def test_gradients_where_the_caller_or_the_model_has_none() -> None:
+    model = random_model()
+    clean, corrupted = pair(model)
+    expected = patch(model, clean, corrupted, metric, how="gradient").values
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert torch.equal(patch(model, clean, corrupted, metric, how="gradient").values, expected)
+    with torch.inference_mode():
+        loaded = random_model()
+    parameters = dict(loaded.named_parameters())
+    assert torch.equal(patch(loaded, clean, corrupted, metric, how="gradient").values, expected)
+    with pytest.raises(ZeroDivisionError):
+        patch(loaded, clean, corrupted, lambda out: 1 / 0, how="gradient")
+    assert all(parameter is parameters[name] for name, parameter in loaded.named_parameters())
+
+
 def linear(out) -> Tensor:
     return out.last_hidden_state[:, 1].sum(-1)
 
@@ -105,7 +187,7 @@ def linear(out) -> Tensor:
 def test_the_gradient_is_exact_where_the_metric_is_linear() -> None:
     """At the last layer; and where it is not, it is the derivative in the direction of the clean value."""
     model, _ = random_case("small", "one token")
-    clean, corrupted = pair(model, rows=2)
+    clean, corrupted = pair(model, rows=2, alike=True)
     for given in (linear, lambda out: out.last_hidden_state[:, 0, :3].sum(-1)):
         exact = patch(model, clean, corrupted, given)
         estimate = patch(model, clean, corrupted, given, how="gradient")
@@ -160,6 +242,16 @@ def test_an_ablation_puts_the_mean_of_the_corrupted_texts() -> None:
         assert effects.clean == pytest.approx(before.item())
     with pytest.raises(InputError, match="shares are of patches between two runs"):
         _ = effects.recovered
+
+
+def test_an_ablation_asks_nothing_of_the_texts_that_the_mean_is_of(tokenizer: BertTokenizer) -> None:
+    """They need no [MASK], and no such position."""
+    model = random_model(kind=BertForMaskedLM, vocab_size=len(tokenizer), max_position_embeddings=16)
+    clean = tokenizer("He had to fly for [MASK] hours.")
+    effects = patch(model, clean, tokenizer(["a fly", "the river bank"]), token_logit("1500"), at="head", how="ablate")
+    assert effects.corrupted is None
+    assert str(effects).startswith(f"logit of 1500: {effects.clean:.4f} in the clean run\n")
+    assert (effects.values != 0).any()
 
 
 def test_causal_tracing() -> None:
@@ -283,6 +375,8 @@ SHORT = {"input_ids": torch.tensor([[1, 2, 3]])}
         (call(at="heads"), "no value here is named 'heads'"),
         (call(at="embeddings.position_embeddings"), "has no texts to replace one at a time"),
         (call(at="*.probabilities", how="ablate"), "probabilities has no mean over texts"),
+        (call(corrupted=Noise(1, sigmas="3")), "sigmas must be a finite number from 0 on, got '3'"),
+        (lambda model: patch(model, *pair(model, 2), linear_of), "of different lengths have no positions in common"),
         (call(positions=1.5), "positions must be one of True, False"),
         (call(batch=0), "batch must be a positive integer"),
         (call(metric=class_logit(0)), "class_logit needs a model with a classifier"),
