@@ -169,7 +169,7 @@ def patch(
         effects = partial(by_means, mean_of(model, check_inputs(corrupted), places.names))
     found = [effects(model, each, metric, places, batch) for each in parts_of(runs, batch, as_target(metric).rows)]
     each, at_clean, at_corrupted = (torch.cat(tensors) for tensors in zip(*found, strict=True))
-    each = each.view(-1, *places.sizes)  # (B, P) → (B, …)
+    each = each.reshape(-1, *places.sizes)  # (B, P) → (B, …)
     ends = (at_clean.mean().item(), None if how == "ablate" else at_corrupted.mean().item())
     tokens = tokens_of(runs.patched)[0]
     return Effects(each.mean(dim=0), each, *ends, how, places.names, places.axes, tokens, as_target(metric).name)
@@ -241,10 +241,10 @@ def by_gradient(model: nn.Module, runs: Runs, metric: TargetLike, places: Places
 def repeated_rows(runs: Runs, places: Places, batch: int) -> list[int]:
     """Returns the rows of a run in which several patches of each text are computed at once.
 
-    At most an eighth of the patches: before them, two runs of as many rows compute what is the same in all rows.
+    At most a sixteenth of the patches: before them, two runs of as many rows compute what is the same in all rows.
     """
     count = len(runs.patched["input_ids"])
-    return list(range(count)) * max(1, min(batch // count, math.ceil(len(places.listed) / 8)))
+    return list(range(count)) * max(1, min(batch // count, math.ceil(len(places.listed) / 16)))
 
 
 def sweep(

@@ -144,7 +144,7 @@ def test_layers_before_a_patch_are_not_computed_again(at: str) -> None:
         layer.register_forward_hook(lambda _, arguments, output: rows.append(len(arguments[0])))
     effects = patch(model, clean, corrupted, metric, at=at)
     loop = effects.values.numel() * len(model.encoder.layers)
-    assert sum(rows) < (0.8 if at == "hidden" else 0.95) * loop
+    assert sum(rows) < (0.7 if at == "hidden" else 0.85) * loop
 
 
 def test_two_texts_with_one_number_have_one_estimate() -> None:
