@@ -68,7 +68,7 @@ def patch_sweep(work: Work) -> Contestants:
     }
     if TransformerBridge is not None:
         bridge = bridge_of(work.folder)
-        contestants["a loop with TransformerLens"] = lambda: bridge_loop(bridge, work)
+        contestants["a loop with TransformerLens, and the head that it computes"] = lambda: bridge_loop(bridge, work)
     return contestants
 
 
@@ -122,7 +122,10 @@ def head_loop(work: Work) -> Tensor:
 
 
 def bridge_of(folder: str) -> Any:
-    """The same checkpoint in TransformerLens, which puts a head of random weights on it; that is not used."""
+    """The same checkpoint in TransformerLens, which puts a head of random weights on it.
+
+    Its logits are not used, but each of its runs computes them: part of its time.
+    """
     model = transformers.BertForMaskedLM.from_pretrained(folder).eval()
     return TransformerBridge.boot_transformers(folder, hf_model=model)
 
