@@ -23,6 +23,7 @@ from minibert.show.plots import (
     COLOURS,
     Picture,
     plot_attention,
+    plot_bars,
     plot_layers,
     plot_map,
     plot_matrix,
@@ -44,6 +45,15 @@ def test_a_matrix_has_its_labels_and_values() -> None:
 def test_a_large_matrix_shows_only_colours() -> None:
     tokens = [f"token{number}" for number in range(30)]
     assert sorted(set(words(plot_matrix(torch.rand(30, 30), tokens)))) == sorted(tokens)
+
+
+def test_bars_have_a_colour_for_each_sign() -> None:
+    picture = plot_bars([0.5, -0.25, 0], ["king", "queen", "man"], quantity="share", title="royal")
+    assert {"king", "queen", "man", "share", "royal"} <= set(words(picture))
+    (axes,) = picture.axes
+    assert [bar.get_width() for bar in axes.patches] == [0.5, -0.25, 0]
+    colours = [bar.get_facecolor() for bar in axes.patches]
+    assert colours[0] == colours[2] != colours[1]
 
 
 @pytest.mark.parametrize("count", [1, 3, 30])
@@ -96,6 +106,7 @@ DRAW: dict[str, Callable[[list[str], str], Picture]] = {
         EYE[: len(labels), : len(labels)].expand(2, -1, -1), labels, title=title
     ),
     "layers": lambda labels, title: plot_layers(dict.fromkeys(labels[:8], EYE[0]), quantity=title, title=title),
+    "bars": lambda labels, title: plot_bars(EYE[0, : len(labels)], labels, quantity=title, title=title),
     "a map": lambda labels, title: plot_map(
         EYE[: len(labels)], labels, [*labels[:8], *labels[:8]][: len(labels)], title=title
     ),
@@ -184,6 +195,7 @@ any_number = st.none() | st.booleans() | st.integers() | st.floats() | st.comple
             lambda values: plot_matrix([[1, 2]], ["a"], ["b", "c"], limits=values),
             lambda values: plot_attention(values, ["a", "b"]),
             lambda values: plot_layers({"a": values}),
+            lambda values: plot_bars(values, ["a", "b"]),
             lambda values: plot_map(values, ["a", "b"]),
         ]
     ),
@@ -214,6 +226,8 @@ def test_the_same_picture_is_the_same_bytes() -> None:
             "head must be an integer from 0 to 1, got 2",
         ),
         (lambda: plot_attention(torch.ones(2, 2, 3, 3), "abc"), "probabilities must have 3 dimensions"),
+        (lambda: plot_bars([1, 2], ["a"]), "labels must be a list of 2 labels, got 1"),
+        (lambda: plot_bars([1, float("nan")], ["a", "b"]), r"values must be finite .* got nan at index \(1,\)"),
         (lambda: plot_layers({}), "lines must be 1 to 8 of the same length, got 0"),
         (lambda: plot_layers({"a": [1, 2], "b": [1]}), r"got 2 of lengths \[1, 2\]"),
         (lambda: plot_attention(torch.ones(2, 3, 3), "abc"), "tokens must be a list of 3 labels, got 'abc'"),
