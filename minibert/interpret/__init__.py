@@ -21,11 +21,20 @@ from minibert.interpret.alignment import Alignment, cka
 from minibert.interpret.circuits import Circuit, Neurons, circuit, composition, neurons
 from minibert.interpret.decomposition import Decomposition, decompose
 from minibert.interpret.features import WordFeatures, untrained, word_features
-from minibert.interpret.geometry import anisotropy, dimension_shares, intra_sentence_similarity, self_similarity
+from minibert.interpret.geometry import (
+    Anisotropy,
+    DimensionShares,
+    Similarities,
+    anisotropy,
+    dimension_shares,
+    intra_sentence_similarity,
+    self_similarity,
+)
 from minibert.interpret.gradients import Attribution, input_x_gradient, integrated_gradients, saliency
 from minibert.interpret.interventions import Noise
 from minibert.interpret.lens import Lens, logit_lens
 from minibert.interpret.mixing import Contributions, contributions
+from minibert.interpret.mixture import ScalarMix
 from minibert.interpret.nearest import nearest_words
 from minibert.interpret.patching import Effects, patch
 from minibert.interpret.paths import PathEffect, path_patch
@@ -48,10 +57,12 @@ from minibert.interpret.tuned_lens import TunedLens
 
 __all__ = [
     "Alignment",
+    "Anisotropy",
     "Attribution",
     "Circuit",
     "Contributions",
     "Decomposition",
+    "DimensionShares",
     "Effects",
     "HeadImportance",
     "Lens",
@@ -60,6 +71,8 @@ __all__ = [
     "PathEffect",
     "Probe",
     "PruneCurve",
+    "ScalarMix",
+    "Similarities",
     "Store",
     "StructuralProbe",
     "Survey",

@@ -103,6 +103,8 @@ def untrained(model: Model, *, seed: int = 0) -> Model:
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(seed)
         fresh = type(model)(model.config, attention=attention)
+    if bert.pooler is None:
+        bert_in(fresh).pooler = None
     weight = bert.embeddings.word_embeddings.weight
     return fresh.to(weight.device, weight.dtype).eval()
 

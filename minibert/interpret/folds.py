@@ -13,6 +13,8 @@ from torch import Tensor
 from minibert.checks import shown
 from minibert.errors import InputError, MissingPackageError
 
+LARGEST = 1e100  # the squares of larger numbers overflow in float64
+
 
 def scikit_learn(module: str) -> Any:
     """Returns a module of scikit-learn.
@@ -86,10 +88,16 @@ def check_groups(name: str, groups: Any, count: int) -> list[Hashable]:
 
 
 def check_finite(name: str, values: Tensor) -> None:
-    """Raises an `InputError` if a feature is infinite or not a number."""
-    if not torch.isfinite(values).all():
-        layer = (~torch.isfinite(values)).flatten(1).any(dim=1).nonzero()[0].item()
-        raise InputError(f"{name} must be finite, and those of layer {layer} are not: find out where it comes from")
+    """Raises an `InputError` if there is no feature, or one of them is not a number or too large for its square."""
+    if not values.numel():
+        raise InputError(f"{name} must not be empty, got {tuple(values.shape)}")
+    unusable = ~(values.abs() <= min(LARGEST, torch.finfo(values.dtype).max))
+    if unusable.any():
+        layer = unusable.flatten(1).any(dim=1).nonzero()[0].item()
+        raise InputError(
+            f"{name} must be finite numbers of at most {LARGEST:.0e}, and those of layer {layer} are not: find out "
+            "where they come from"
+        )
 
 
 def check_positive(name: str, value: Any) -> None:

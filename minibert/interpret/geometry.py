@@ -219,8 +219,9 @@ def self_similarity(
 ) -> Similarities:
     """Measures how alike the vectors of one word in different texts are, for each word that is in enough of them.
 
-    1 means that context changes nothing. The mean is over all pairs of occurrences in different texts; a word's vector
-    is the mean of its tokens'. The sums kept are (L + 1, D) for each different word.
+    1 means that context changes nothing. The mean is over all pairs of occurrences in different texts. A word is a
+    whole word, and its vector the mean of its tokens'; the paper's own code takes each token of BERT for a word. The
+    sums kept are (L + 1, D) for each different word.
 
     Args:
         model, tokenizer, texts: as for `anisotropy`; vectors made with `words=True`.

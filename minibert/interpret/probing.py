@@ -29,7 +29,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from minibert.checks import check_integer, check_one_of, shown
+from minibert.checks import as_integer, check_integer, check_one_of, shown
 from minibert.errors import InputError
 from minibert.interpret.features import MOST_SEED, WordFeatures
 from minibert.interpret.folds import check_finite, check_groups, check_positive, scikit_learn, split, standard_error
@@ -262,9 +262,11 @@ def _check_labels(labels: Any, features: Any, count: int) -> list[Hashable]:
             raise InputError("labels must be one for each word of each sentence: a sentence has a different number")
         labels = [label for sentence in labels for label in sentence]
     known = check_groups("labels", labels, count)
-    for each in known:
-        if isinstance(each, bool) or not isinstance(each, str | int):
+    for index, each in enumerate(known):
+        label = str(each) if isinstance(each, str) else as_integer(each)  # NumPy's become Python's
+        if label is None:
             raise InputError(f"labels must be strings or integers, got {shown(each)}")
+        known[index] = label
     if len(set(known)) < 2:
         raise InputError(f"labels must be of at least two classes, got {shown(known[0]) if known else 'none'}")
     return known

@@ -96,8 +96,7 @@ def structural_probe(
     check_finite("features", torch.cat(vectors, dim=1))
     layers, _, size = vectors[0].shape
     rank = size if rank is None else check_integer("rank", rank, 1, size)
-    if not any(lengths[0] <= len(tree) <= lengths[1] for tree in trees):
-        raise InputError(f"lengths must be those of at least one sentence, got {shown(lengths)}: see the docstring")
+    _check_lengths(lengths, trees)
     known = None if groups is None else check_groups("groups", groups, len(vectors))
     scores = torch.zeros(folds, layers, 2, dtype=torch.float64)
     predicted = [[torch.empty(0)] * len(trees) for _ in range(layers)]
@@ -247,7 +246,10 @@ def _check_distances(distances: Any, sizes: list[int]) -> list[Tensor]:
         )
     found = []
     for number, (each, size) in enumerate(zip(distances, sizes, strict=True)):
-        tree = torch.as_tensor(each).detach().cpu()
+        try:
+            tree = torch.as_tensor(each).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"distances of sentence {number} must be a tensor (S, S), got {shown(each)}") from error
         edges = ((tree == 1).sum() // 2).item() if tree.shape == (size, size) else -1
         if edges != size - 1 or size < 2 or not torch.equal(tree, tree.T) or (tree.diagonal() != 0).any():
             raise InputError(
@@ -256,6 +258,15 @@ def _check_distances(distances: Any, sizes: list[int]) -> list[Tensor]:
             )
         found.append(tree)
     return found
+
+
+def _check_lengths(lengths: Any, trees: list[Tensor]) -> None:
+    if not isinstance(lengths, tuple | list) or len(lengths) != 2:
+        raise InputError(f"lengths must be the shortest and the longest, (5, 50), got {shown(lengths)}")
+    low = check_integer("lengths[0]", lengths[0], 2)
+    high = check_integer("lengths[1]", lengths[1], low)
+    if not any(low <= len(tree) <= high for tree in trees):
+        raise InputError(f"lengths must be those of at least one sentence, got {shown(lengths)}")
 
 
 def _count(values: Any) -> str:

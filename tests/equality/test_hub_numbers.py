@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.speeches import sentences
 from support.texts import SIX
 
 from minibert import BertForMaskedLM, BertModel, BertTokenizer, cosine_distance, cosine_similarity, mean_pool
 from minibert.checkpoints import store
-from minibert.interpret import expansion_rates, mixing_ratio
+from minibert.interpret import anisotropy, expansion_rates, mixing_ratio
 
 pytestmark = pytest.mark.hub
 
@@ -124,3 +125,17 @@ def test_most_of_what_attention_mixes_is_lost_beside_the_residual_connection(unc
     real = inputs["attention_mask"].bool()
     for how, expected in published.items():
         assert abs(mixing_ratio(model, inputs, how)[:, real].mean().item() - expected) < 0.1, how
+
+
+def test_bert_base_cased_anisotropy_by_layer() -> None:
+    """The curve of Ethayarajh 2019, figure 1, as his repository has it, of tokens without [CLS] and [SEP].
+
+    His sentences are those of a benchmark of similarity, ours are of speeches: so it is the shape that is compared.
+    """
+    name = "google-bert/bert-base-cased"
+    found = anisotropy(BertModel.from_pretrained(name), BertTokenizer.from_pretrained(name), sentences(every=1)).values
+    published = torch.tensor([0.168, 0.219, 0.245, 0.327, 0.377, 0.42, 0.398, 0.399, 0.484, 0.561, 0.675, 0.477])
+    ours = found[1:].float()
+    assert torch.corrcoef(torch.stack([ours, published]))[0, 1] > 0.9
+    assert (ours - published).abs().max() < 0.15
+    assert ours.argmax() == published.argmax() == 10

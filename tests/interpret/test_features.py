@@ -108,6 +108,8 @@ def test_an_untrained_model_of_one_that_was_loaded(data, tokenizer: BertTokenize
         fresh = untrained(BertForMaskedLM.from_pretrained(data("bert-tiny")))
     assert word_features(fresh, tokenizer, SENTENCES).values.isfinite().all()
     assert not fresh.masked_lm.bias.is_inference()
+    without = BertModel(fresh.config, add_pooling_layer=False)
+    assert untrained(without).state_dict().keys() == without.state_dict().keys()
     with pytest.raises(InputError, match="model must be a BertModel, or one with a head"):
         untrained(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="seed must be"):

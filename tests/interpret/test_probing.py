@@ -142,6 +142,8 @@ def test_accuracy_is_that_of_a_classifier_fitted_by_hand() -> None:
 def test_the_majority_is_that_of_always_saying_the_commonest_label() -> None:
     found = probe(torch.randn(100, 2), ["a"] * 70 + ["b"] * 30, control=False)
     assert found.majority == pytest.approx(0.7)
+    same = probe(torch.randn(100, 2), np.array([0] * 70 + [1] * 30), control=False)
+    assert (same.majority, same.labels) == (found.majority, [0, 1])
     assert (found.labels, found.rows, found.by_fold.shape) == (["a", "b"], 100, (5, 1))
 
 
@@ -217,6 +219,8 @@ def test_features_of_words_know_their_types_and_sentences() -> None:
         ({"features": [1, 2]}, "must be of word_features, or a tensor"),
         ({"features": torch.ones(12, 3).long()}, "must be of word_features, or a tensor"),
         ({"features": torch.full((2, 12, 3), torch.nan)}, "those of layer 0 are not"),
+        ({"features": torch.randn(12, 3).double() * 1e200}, "of at most 1e\\+100, and those of layer 0 are not"),
+        ({"features": torch.randn(12, 0)}, "features must not be empty"),
         ({"folds": 1}, "folds must be an integer of at least 2"),
         ({"seed": -1}, "seed must be"),
         ({"regularisation": 0}, "regularisation must be a positive number"),
