@@ -94,7 +94,8 @@ def entropy(attention: Tensor, batch: TextBatch) -> Tensor:
 
 def distance(attention: Tensor, batch: TextBatch) -> Tensor:
     positions = torch.arange(attention.shape[-1], device=attention.device)
-    return (attention * (positions[:, None] - positions).abs()).sum(dim=-1)
+    apart = (positions[:, None] - positions).abs().to(attention)
+    return torch.einsum("lbhst,st->lbhs", attention, apart)
 
 
 def to_offset(offset: int) -> OfQueries:
@@ -115,8 +116,7 @@ def to_tokens(is_one: Callable[[str], bool]) -> OfQueries:
 
     def share(attention: Tensor, batch: TextBatch) -> Tensor:
         chosen = [[is_one(token) for token in batch.inputs.tokens(row)] for row in range(len(batch.texts))]
-        keys = torch.tensor(chosen, device=attention.device)[:, None, None]  # (B, T) → (B, 1, 1, T)
-        return (attention * keys).sum(dim=-1)
+        return torch.einsum("lbhst,bt->lbhs", attention, torch.tensor(chosen).to(attention))
 
     return share
 

@@ -10,7 +10,7 @@ numbers, the lessons show what a mistake costs, and our own tests are checked ag
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -1122,3 +1122,134 @@ def loss_summed(model: nn.Module) -> Change:
     return replace_part(
         model, "masked_loss", lambda logits, labels: masked_loss(logits, labels) * (labels != -100).sum()
     )
+
+
+# --- the steps of an analysis ----------------------------------------------------------------------------------------
+
+
+@bug(
+    "a layer off by one",
+    shows_at="layer_output",
+    seen_in="hidden_states[layer], whose first entry is the embeddings",
+    explanation="The hidden state is what the layer reads: hidden_states has the embeddings first, so that the output "
+    "of layer k, counted from 0, is entry k + 1.",
+)
+def layer_off_by_one(model: nn.Module) -> Change:
+    return replace_part(model, "layer_output", lambda hidden_states, layer: hidden_states[layer])
+
+
+@bug(
+    "zero for mean ablation",
+    shows_at="mean_ablation",
+    seen_in="ablation studies of heads",
+    explanation="The value is replaced by 0, which the layers after it never see; its mean over texts is what it is "
+    "when it says nothing in particular.",
+)
+def zero_for_mean_ablation(model: nn.Module) -> Change:
+    return replace_part(model, "mean_ablation", lambda value, mask: torch.zeros_like(value))
+
+
+@bug(
+    "padding in the mean of an ablation",
+    shows_at="mean_ablation",
+    seen_in="value.mean(dim=(0, 1)) on a padded batch",
+    explanation="The mean goes over padding too: take it over the positions where the mask is 1.",
+)
+def padding_in_the_mean_of_an_ablation(model: nn.Module) -> Change:
+    return replace_part(model, "mean_ablation", lambda value, mask: value.mean(dim=(0, 1)).expand_as(value))
+
+
+@bug(
+    "parts summed without the LayerNorm",
+    shows_at="normed_part",
+    seen_in="decompositions made for models with the LayerNorm before each block",
+    explanation="The part is taken as it was added. In a BERT a LayerNorm follows each sum: the part is centred, "
+    "divided by the deviation of the sum, and multiplied by the weight.",
+)
+def parts_without_the_layer_norm(model: nn.Module) -> Change:
+    return replace_part(model, "normed_part", lambda part, total, weight, eps: part)
+
+
+@bug(
+    "each part with a LayerNorm of its own",
+    shows_at="normed_part",
+    seen_in="norm(part) for each part",
+    explanation="The part is divided by its own deviation; with that of the sum, the parts still sum to the whole.",
+)
+def part_with_its_own_layer_norm(model: nn.Module) -> Change:
+    def normed(part: Tensor, total: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return torch.nn.functional.layer_norm(part, part.shape[-1:], weight, None, eps)
+
+    return replace_part(model, "normed_part", normed)
+
+
+@bug(
+    "gradient × input without a baseline",
+    shows_at="linear_attribution",
+    seen_in="saliency scripts",
+    explanation="The value itself is multiplied by the gradient. What a position adds is the difference from the "
+    "baseline times the gradient.",
+)
+def attribution_without_a_baseline(model: nn.Module) -> Change:
+    def attribute(value: Tensor, baseline: Tensor, gradient: Tensor) -> Tensor:
+        return (value * gradient).sum(dim=-1)
+
+    return replace_part(model, "linear_attribution", attribute)
+
+
+@bug(
+    "word pieces not merged",
+    shows_at="word_attention",
+    seen_in="attention maps of the first token of each word",
+    explanation="Each word is its first token, and what the others get and give is lost.",
+)
+def word_pieces_not_merged(model: nn.Module) -> Change:
+    def first_tokens(attention: Tensor, words: Sequence[int]) -> Tensor:
+        first = [words.index(word) for word in range(max(words) + 1)]
+        return attention[first][:, first]
+
+    return replace_part(model, "word_attention", first_tokens)
+
+
+@bug(
+    "mean to a word",
+    shows_at="word_attention",
+    seen_in="attention maps averaged over tokens on both sides",
+    explanation="What goes to a word is averaged over its tokens: rows no longer sum to 1. To a word goes the sum.",
+)
+def mean_to_a_word(model: nn.Module) -> Change:
+    def merged(attention: Tensor, words: Sequence[int]) -> Tensor:
+        members = torch.eye(max(words) + 1).to(attention)[list(words)].T
+        members = members / members.sum(dim=1, keepdim=True)
+        return members @ attention @ members.T
+
+    return replace_part(model, "word_attention", merged)
+
+
+@bug(
+    "padding among the queries",
+    shows_at="mean_entropy",
+    seen_in="attention statistics of padded batches",
+    explanation="The mean goes over the rows of padding too, which attend like any other token.",
+)
+def padding_among_the_queries(model: nn.Module) -> Change:
+    def entropy(attention: Tensor, mask: Tensor) -> Tensor:
+        return torch.special.entr(attention).sum(dim=-1).mean()
+
+    return replace_part(model, "mean_entropy", entropy)
+
+
+@bug(
+    "[SEP] left out of the entropy",
+    shows_at="mean_entropy",
+    seen_in="statistics without [CLS] and [SEP]",
+    explanation="The queries [CLS] and [SEP] are left out; the mean is over all tokens that are not padding.",
+)
+def special_tokens_left_out_of_the_entropy(model: nn.Module) -> Change:
+    def entropy(attention: Tensor, mask: Tensor) -> Tensor:
+        inner = mask.clone()
+        inner[:, 0] = 0
+        inner[torch.arange(len(mask)), mask.sum(1) - 1] = 0
+        return torch.special.entr(attention).sum(dim=-1)[inner != 0].mean()
+
+    return replace_part(model, "mean_entropy", entropy)

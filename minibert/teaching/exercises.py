@@ -307,6 +307,66 @@ EXERCISES: dict[str, Exercise] = {
                 "F.normalize(a, dim=-1), or a / a.norm(dim=-1, keepdim=True); then a @ b.T.",
             ),
         ),
+        Exercise(
+            "layer_output",
+            "The output of a layer, counted from 0.",
+            "hidden_states: L + 1 of (B, S, D), first the embeddings, then each layer's output; layer → (B, S, D)",
+            (
+                "There is one hidden state more than there are layers.",
+                "The first one is the embeddings.",
+                "The output of layer 0 is hidden_states[1].",
+            ),
+        ),
+        Exercise(
+            "mean_ablation",
+            "A value that says nothing: its mean over the real positions of all texts, at every position.",
+            "value (B, S, D), attention_mask (B, S): 1 for a token, 0 for padding → (B, S, D)",
+            (
+                "One mean for the whole batch, (D), and padding does not count.",
+                "value[attention_mask != 0] has the vectors of all real positions, (n, D).",
+                "Its mean over dim 0, then .expand_as(value).",
+            ),
+        ),
+        Exercise(
+            "normed_part",
+            "What a part of a sum is after the LayerNorm of the sum, without its bias.",
+            "part, total (B, S, D), weight (D), eps, a number → (B, S, D)",
+            (
+                "LayerNorm subtracts a mean, divides by a deviation, multiplies by the weight.",
+                "The mean is that of the part. The deviation is that of the total: then the parts still add up.",
+                "total.var(-1, correction=0, keepdim=True) + eps is the square of what to divide by.",
+            ),
+        ),
+        Exercise(
+            "linear_attribution",
+            "What each position adds to a number, compared with a baseline, if the number is linear.",
+            "value, baseline, gradient (B, S, D) → (B, S)",
+            (
+                "From the baseline to the value, each number moves by their difference.",
+                "The gradient says by how much the result moves with each of them.",
+                "The difference times the gradient, summed over the last axis.",
+            ),
+        ),
+        Exercise(
+            "word_attention",
+            "Attention between tokens as attention between words (Clark et al. 2019, section 4.1).",
+            "attention (S, S), words: S numbers from 0 to N - 1, the word of each token → (N, N)",
+            (
+                "To a word goes the sum over its tokens, so that each row still sums to 1.",
+                "From a word comes the mean of its tokens' rows.",
+                "A matrix (N, S) with 1 where a token is of a word does both: M / M.sum(1) times attention times M.T.",
+            ),
+        ),
+        Exercise(
+            "mean_entropy",
+            "How spread out attention is: the entropy of each query's weights, the mean over real queries.",
+            "attention (B, S, T), attention_mask (B, S): 1 for a token, 0 for padding → ()",
+            (
+                "The entropy of weights p is the sum of -p·log p, and 0·log 0 counts as 0.",
+                "torch.special.entr(attention) is -p·log p.",
+                "Sum over the keys, keep the queries where the mask is 1, and take the mean.",
+            ),
+        ),
     ]
 }
 

@@ -33,6 +33,7 @@ from minibert.model import (
     eager_attention,
     gelu_python,
 )
+from minibert.teaching import analysis
 from minibert.trace.attention import TracedFunction, replace_attention
 from minibert.trace.values import EMBEDDINGS, LAYER, MASKED_LM, VALUES
 from minibert.vectors.pooling import combine_layers, mean_pool
@@ -286,4 +287,11 @@ PARTS: dict[str, Part] = {
     "sum_of_last_four": _applied_to_output(sum_of_last_four, _call_with_layers),
     "second_to_last": _applied_to_output(second_to_last, _call_with_layers),
     "cosine_similarity": _applied_to_output(cosine_similarity, _call_cosine_similarity),
+    # the steps of an analysis, applied to a model's output as well
+    "layer_output": _applied_to_output(analysis.layer_output, analysis.call_layer_output),
+    "mean_ablation": _applied_to_output(analysis.mean_ablation, analysis.call_mean_ablation),
+    "normed_part": _applied_to_output(analysis.normed_part, analysis.call_normed_part),
+    "linear_attribution": _applied_to_output(analysis.linear_attribution, analysis.call_linear_attribution),
+    "word_attention": _applied_to_output(analysis.word_attention, analysis.call_word_attention),
+    "mean_entropy": _applied_to_output(analysis.mean_entropy, analysis.call_mean_entropy),
 }

@@ -38,7 +38,50 @@ def masked_loss(values: Values, inputs: Values) -> Tensor:
     return -torch.cat([logs[row, 1 :: row + 2] for row in range(len(labels))]).mean()
 
 
+def ablated(values: Values, inputs: Values) -> Tensor:
+    """The mean, text by text without its padding."""
+    last, lengths = values["last_hidden_state"], inputs["attention_mask"].sum(1).tolist()
+    mean = torch.cat([text[:length] for text, length in zip(last, lengths, strict=True)]).mean(0)
+    return mean.repeat(*last.shape[:2], 1)
+
+
+def after_layer_norm(values: Values, _: Values) -> Tensor:
+    """By linearity: the LayerNorm of the sum minus what the other part makes of it."""
+    part, other = values["last_hidden_state"], values["hidden_states[3]"]
+    weight = torch.linspace(0.5, 1.5, part.shape[-1])
+    sigma = (part + other).std(-1, correction=0, keepdim=True)
+    sigma = (sigma**2 + 1e-3).sqrt()
+    whole = torch.nn.functional.layer_norm(part + other, part.shape[-1:], weight, None, 1e-3)
+    return whole - weight * (other - other.mean(-1, keepdim=True)) / sigma
+
+
+def between_words(values: Values, _: Values) -> Tensor:
+    """Word by word, of the tokens 0 | 1 2 | 3 4 | … | 9 | 10."""
+    last = values["last_hidden_state"][0]
+    attention = (last @ last.T / last.shape[-1] ** 0.5).softmax(-1)
+    words = [[0], [1, 2], [3, 4], [5, 6], [7, 8], [9], [10]]
+    return torch.stack([torch.stack([attention[one][:, other].sum(1).mean() for other in words]) for one in words])
+
+
+def entropy(values: Values, inputs: Values) -> Tensor:
+    entropies = []
+    for text, length in zip(values["last_hidden_state"], inputs["attention_mask"].sum(1).tolist(), strict=True):
+        real = text[:length]
+        entropies += [torch.distributions.Categorical(logits=row).entropy() for row in real @ real.T / 24**0.5]
+    return torch.stack(entropies).mean()
+
+
 ORACLES: dict[str, Callable[[Values, Values], Tensor]] = {
+    "mean_ablation": ablated,
+    "normed_part": after_layer_norm,
+    "word_attention": between_words,
+    "mean_entropy": entropy,
+    "layer_output": lambda values, _: torch.stack([values[f"hidden_states[{layer}]"] for layer in range(1, 5)]),
+    "linear_attribution": lambda values, _: torch.einsum(
+        "bsd,bsd->bs",
+        values["hidden_states[4]"] - values["hidden_states[3]"],
+        values["hidden_states[4]"].flip(0),
+    ),
     "mean_pool": st_mean,
     "cosine_similarity": sklearn_cosine,
     "masked_loss": masked_loss,

@@ -244,6 +244,43 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("return 1 - F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T", "distance for similarity"),
         ("return F.normalize(a, dim=0) @ F.normalize(b, dim=0).T", "length over the wrong axis"),
     ],
+    "layer_output": [
+        ("return hidden_states[layer]", "a layer off by one"),
+        ("return hidden_states[-1]", "No single known mistake"),
+        ("return hidden_states[1:]", "returns a tuple"),
+    ],
+    "mean_ablation": [
+        ("return torch.zeros_like(value)", "zero for mean ablation"),
+        ("return value.mean(dim=(0, 1)).expand_as(value)", "padding in the mean of an ablation"),
+        ("return value[attention_mask != 0].mean(dim=0)", "it should be (3, 11, 384)"),
+    ],
+    "normed_part": [
+        ("return part", "parts summed without the LayerNorm"),
+        ("return F.layer_norm(part, part.shape[-1:], weight, None, eps)", "each part with a LayerNorm of its own"),
+        ("return F.layer_norm(total, part.shape[-1:], weight, None, eps)", "No single known mistake"),
+    ],
+    "linear_attribution": [
+        ("return (value * gradient).sum(dim=-1)", "gradient × input without a baseline"),
+        ("return (value - baseline) * gradient", "it should be (3, 11)"),
+        ("return gradient.norm(dim=-1)", "No single known mistake"),
+    ],
+    "word_attention": [
+        (
+            "first = [words.index(word) for word in range(max(words) + 1)]\nreturn attention[first][:, first]",
+            "word pieces not merged",
+        ),
+        (
+            "members = F.one_hot(torch.tensor(words)).float().T.to(attention)\n"
+            "members = members / members.sum(1, keepdim=True)\nreturn members @ attention @ members.T",
+            "mean to a word",
+        ),
+        ("return attention", "it should be (7, 7)"),
+    ],
+    "mean_entropy": [
+        ("return torch.special.entr(attention).sum(-1).mean()", "padding among the queries"),
+        ("return torch.special.entr(attention).sum(-1)[attention_mask != 0]", "it should be ()"),
+        ("return -torch.special.entr(attention).sum(-1)[attention_mask != 0].mean()", "No single known mistake"),
+    ],
 }
 ANSWERS = [(name, *answer) for name, answers in WRONG.items() for answer in answers]
 
