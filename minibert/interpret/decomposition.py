@@ -18,7 +18,9 @@ the scales, and each part is projected on it.
 scales themselves. `patch` answers that, by changing the part and running the rest of the model.
 
 Mickus, Paperno and Constant 2022, "How to Dissect a Muppet: The Structure of Transformer Embedding Spaces", derive the
-sum for BERT; Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", use it for logits.
+sum for BERT; Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", use it for logits. Two things
+differ from the four terms of the former. A LayerNorm subtracts the mean of the sum: they count all means as bias, here
+each part loses its own. And they count what the bias of the values adds as bias, here it is part of its head.
 """
 
 from dataclasses import dataclass
@@ -31,13 +33,13 @@ from minibert.checks import as_integer, check_integer, check_one_of, shown
 from minibert.errors import InputError
 from minibert.interpret.readouts import read_out
 from minibert.interpret.residual import Run, pulled_back, pushed_forward
-from minibert.interpret.runs import Inputs, bert_of, check_inputs, position_of
+from minibert.interpret.runs import Inputs, bert_of, check_inputs, mask_of, position_of
 from minibert.show.tables import table
 
 HIDDEN = "hidden state"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decomposition:
     """The parts of a hidden state, or of one number, in the order computed."""
 
@@ -45,11 +47,13 @@ class Decomposition:
     labels: list[str]  # C names
     whole: Tensor  # what they sum to: `values` without the first axis
     of: str  # what the whole is
+    mask: Tensor | None = None  # (B, S), True for tokens: padding counts in no mean and in no error; None: all count
 
     @property
     def error(self) -> float:
         """The largest distance of the sum of the parts from the whole."""
-        return (self.values.sum(dim=0) - self.whole).abs().max().item()
+        distances = (self.values.sum(dim=0) - self.whole).abs()
+        return (distances if self.mask is None else distances[self.mask]).max().item()
 
     @property
     def shares(self) -> Tensor:
@@ -57,23 +61,24 @@ class Decomposition:
 
         Shape: (C, B, S) for hidden states (C, B, S, D); otherwise that of the values.
         """
+        dtype = torch.promote_types(self.values.dtype, torch.float32)  # a square of float16 overflows at 256
+        values, whole = self.values.to(dtype), self.whole.to(dtype)
         if self.of != HIDDEN:
-            return _divided(self.values, self.whole)
-        return _divided((self.values * self.whole).sum(dim=-1), self.whole.square().sum(dim=-1))
+            return _divided(values, whole)
+        return _divided((values * whole).sum(dim=-1), whole.square().sum(dim=-1))
 
     def top(self, k: int = 10) -> list[tuple[str, float]]:
         """The k largest parts by absolute value, and how much each adds: to a number in its own unit, to a hidden state
-        as a share; the mean over texts and positions.
+        as a share; the mean over texts, or over all tokens.
         """
         check_integer("k", k, 1)
-        added = self.shares if self.of == HIDDEN else self.values
-        added = added.flatten(1).mean(dim=1) if added.dim() > 1 else added
+        added = self._mean(self.shares if self.of == HIDDEN else self.values)
         order = added.abs().argsort(descending=True, stable=True)[:k].tolist()
         return [(self.labels[index], added[index].item()) for index in order]
 
     def table(self, k: int = 10) -> str:
         """The k largest parts, and what all others are together."""
-        top, whole = self.top(k), 1.0 if self.of == HIDDEN else self.whole.mean().item()
+        top, whole = self.top(k), 1.0 if self.of == HIDDEN else self._mean(self.whole[None]).item()
         rows = [("part", "share" if self.of == HIDDEN else "adds")]
         rows += [(label, f"{added:+.3f}") for label, added in top]
         if len(top) < len(self.labels):
@@ -92,6 +97,13 @@ class Decomposition:
 
         labels, added = zip(*self.top(k), strict=True)
         return plot_bars(list(added), labels, quantity="share" if self.of == HIDDEN else "adds", title=self.of)
+
+    def _mean(self, numbers: Tensor) -> Tensor:
+        """The mean over texts and tokens, without padding: (C, …) → (C)."""
+        if numbers.dim() == 1:
+            return numbers
+        counted = numbers.flatten(1) if self.mask is None else numbers[:, self.mask]
+        return counted.mean(dim=1)
 
 
 @torch.no_grad()
@@ -116,7 +128,7 @@ def decompose(
         by: how attention and feed-forward blocks are divided: "part" not at all; "head" each attention into its heads
             and the bias of its output; "neuron" each feed-forward block into its neurons as well.
         position: at one position of each text; None means all. For a logit, None is the only [MASK]; the score of a
-            text is always taken at [CLS].
+            text is read at [CLS], and has no other position.
         token: for a logit, the token of the vocabulary, or the class, by itself or its number.
 
     Returns:
@@ -136,9 +148,12 @@ def decompose(
     if number is None or not -layers - 1 <= number <= layers:
         raise InputError(f"layer must be a hidden state from 0 to {layers}, got {shown(layer)}")
     number %= layers + 1
+    if token is not None and (isinstance(to, Tensor) or to == "hidden"):
+        raise InputError(f"token must be left out unless to is 'logit', got {shown(token)}")
+    mask = None if position is not None or not mask_of(inputs).any() else mask_of(inputs)
     if isinstance(to, Tensor):
         positions = None if position is None else position_of(position, inputs)
-        return _of_projection(Run(bert, inputs, positions, number), to, by, position is not None)
+        return _of_projection(Run(bert, inputs, positions, number), to, by, mask)
     check_one_of("to", to, ("hidden", "logit"))
     if to == "logit":
         if number != layers:
@@ -149,20 +164,23 @@ def decompose(
     run = Run(bert, inputs, None if position is None else position_of(position, inputs), number)
     values, labels = pushed_forward(run, by)
     if position is None:
-        return Decomposition(values, labels, run.hidden, HIDDEN)
+        return Decomposition(values, labels, run.hidden, HIDDEN, mask)
     return Decomposition(values[:, :, 0], labels, run.hidden[:, 0], HIDDEN)  # (C, B, 1, D) → (C, B, D)
 
 
-def _of_projection(run: Run, direction: Tensor, by: str, has_position: bool) -> Decomposition:
+def _of_projection(run: Run, direction: Tensor, by: str, mask: Tensor | None) -> Decomposition:
     """The parts of a hidden state's projection on a direction (D,)."""
     size = run.hidden.shape[-1]
     if direction.shape != (size,):
         raise InputError(f"the direction must be a tensor ({size},), got {tuple(direction.shape)}")
+    if direction.is_complex():
+        raise InputError(f"the direction must have real numbers, got {direction.dtype}")
     directions = direction.to(run.hidden).expand_as(run.hidden)  # (D) → (B, P, D)
     values, labels = pulled_back(run, directions, by)
     whole = (run.hidden * directions).sum(dim=-1)
-    values, whole = (values[..., 0], whole[..., 0]) if has_position else (values, whole)
-    return Decomposition(*_of_one_text(values, labels, whole), "projection")
+    if run.positions is None:
+        return Decomposition(values, labels, whole, "projection", mask)
+    return Decomposition(*_of_one_text(values[..., 0], labels, whole[..., 0]), "projection")
 
 
 def _of_logit(model: nn.Module, inputs: Inputs, by: str, position: int | None, token: Any) -> Decomposition:

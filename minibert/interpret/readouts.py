@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minibert.checks import as_integer, shown
 from minibert.errors import InputError
 from minibert.heads import (
     BertForMaskedLM,
@@ -23,6 +24,9 @@ from minibert.heads import (
 from minibert.interpret.residual import through_norm
 from minibert.interpret.runs import Inputs, position_of, token_id
 from minibert.interpret.targets import class_index
+
+WORDS = BertForMaskedLM | BertForPreTraining
+TEXTS = BertForSequenceClassification | BertForNextSentencePrediction
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,19 @@ def read_out(model: nn.Module, inputs: Inputs, position: int | None, token: str 
     Raises:
         InputError: a model that gives no such score.
     """
+    if not isinstance(model, WORDS | TEXTS | BertForTokenClassification):
+        raise InputError(
+            "a logit needs a model with a head for masked words, next sentences, texts or tokens, "
+            f"got {type(model).__name__}"
+        )
+    if isinstance(model, TEXTS) and position is not None and as_integer(position) != 0:
+        raise InputError(f"position must be left out for the score of a text, read at [CLS], got {shown(position)}")
     output = model(**inputs, output_hidden_states=True)
-    if isinstance(model, BertForMaskedLM | BertForPreTraining):
+    if isinstance(model, WORDS):
         return _of_masked_lm(model, inputs, output, position, token)
-    if isinstance(model, BertForSequenceClassification | BertForNextSentencePrediction):
+    if isinstance(model, TEXTS):
         return _of_text_class(model, output, token)
-    if isinstance(model, BertForTokenClassification):
-        return _of_token_class(model, inputs, output, position, token)
-    raise InputError(
-        "a logit needs a model with a head for masked words, next sentences, texts or tokens, "
-        f"got {type(model).__name__}"
-    )
+    return _of_token_class(model, inputs, output, position, token)
 
 
 def gate(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
