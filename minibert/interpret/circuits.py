@@ -10,6 +10,7 @@ hidden state, and a value, which it adds (Geva et al. 2021, "Transformer Feed-Fo
 
     memories = neurons(model, layer=4)
     memories.words(17, tokenizer)                   # what neuron 17 adds, in the vocabulary
+    memories.words(17, tokenizer, through="head")   # and as the head of a masked language model reads it
     memories.top_tokens(17, tokenizer, texts)       # what it fires on
 
 The biases belong to both, and are kept: with them, the circuits give the scores, the outputs and the sums of the model
@@ -19,7 +20,7 @@ itself. What they leave out is the LayerNorm between one layer and the next.
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,11 @@ from torch import Tensor, nn
 from minibert.checks import check_integer, check_one_of
 from minibert.errors import InputError
 from minibert.interpret.nearest import nearest_words
+from minibert.interpret.reading import masked_lm_of, read
 from minibert.interpret.runs import bert_of
 from minibert.interpret.texts import batches_of
 from minibert.model import EncoderLayer
+from minibert.show.tables import table
 from minibert.tokenizer import BertTokenizer
 from minibert.trace.recording import record
 
@@ -42,7 +45,7 @@ class SVD(NamedTuple):
     V: Tensor  # (D, W): what is read, or for QK the key's side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Circuit:
     """The weights of one head; a hidden state x is (D,), and W_Q · x + b_Q its query."""
 
@@ -56,6 +59,7 @@ class Circuit:
     b_Q: Tensor  # (W,)
     b_K: Tensor  # (W,)
     b_V: Tensor  # (W,)
+    b_O: Tensor  # (D,): one for all heads of the layer, and in no head's output
 
     @property
     def OV(self) -> Tensor:
@@ -88,14 +92,40 @@ class Circuit:
     def svd(self, of: Literal["OV", "QK"] = "OV") -> SVD:
         """The singular value decomposition of a circuit."""
         check_one_of("of", of, ("OV", "QK"))
-        left, middle, right = torch.linalg.svd(self.OV if of == "OV" else self.QK, full_matrices=False)
-        size = self.W_Q.shape[0]
-        return SVD(left[:, :size], middle[:size], right[:size].T)
+        left, right = (self.W_O, self.W_V) if of == "OV" else (self.W_Q.T, self.W_K)  # (D, W), (W, D)
+        dtype = torch.promote_types(left.dtype, torch.float32)  # PyTorch has no SVD of half precision
+        # The product has rank W: with orthonormal bases of both sides, what is left is W × W.
+        left_basis, left_rest = torch.linalg.qr(left.to(dtype))
+        right_basis, right_rest = torch.linalg.qr(right.T.to(dtype))
+        u, s, vt = torch.linalg.svd(left_rest @ right_rest.T)
+        scale = 1.0 if of == "OV" else self.W_Q.shape[0] ** -0.5
+        return SVD(left_basis @ u, s * scale, right_basis @ vt.T)
 
     def words(self, direction: Tensor, tokenizer: BertTokenizer, k: int = 10) -> list[tuple[str, float]]:
-        """The k words whose embeddings are nearest to a direction (D,), and to −direction none: a sign is arbitrary."""
+        """The k words whose embeddings are nearest to a direction (D,).
+
+        The sign of a singular vector is arbitrary: ask for −direction as well.
+        """
         found: list[tuple[str, float]] = nearest_words(direction, self.model, tokenizer, k)
         return found
+
+    def __str__(self) -> str:
+        rows = [("circuit", "norm", "largest singular values")]
+        for name in ("OV", "QK"):
+            values = self.svd(name).S
+            rows.append((name, f"{values.norm():.3f}", " ".join(f"{value:.3f}" for value in values[:5])))
+        size, width = self.W_O.shape
+        return f"layer {self.layer} head {self.head}: {size} dimensions through {width}\n{table(rows, right=[1])}"
+
+    __repr__ = __str__
+
+    def plot(self, of: Literal["OV", "QK"] = "OV") -> Any:
+        """A picture of a circuit's singular values, the largest first."""
+        from minibert.show.plots import plot_bars
+
+        values = self.svd(of).S.tolist()
+        title = f"{of} of layer {self.layer} head {self.head}"
+        return plot_bars(values, list(map(str, range(len(values)))), quantity="singular value", title=title)
 
 
 class Composition(NamedTuple):
@@ -126,7 +156,9 @@ def circuit(model: nn.Module, layer: int, head: int) -> Circuit:
     rows = slice(head * size, (head + 1) * size)
     weights = (attention.query.weight[rows], attention.key.weight[rows], attention.value.weight[rows])
     biases = (attention.query.bias[rows], attention.key.bias[rows], attention.value.bias[rows])
-    return Circuit(model, layer, head, *weights, attention.output.weight[:, rows], *biases)
+    output = attention.output
+    values = (*weights, output.weight[:, rows], *biases, output.bias)
+    return Circuit(model, layer, head, *(value.detach() for value in values))
 
 
 @torch.no_grad()
@@ -135,7 +167,7 @@ def composition(earlier: Circuit, later: Circuit) -> Composition:
 
     It is ‖A · B‖ / (‖A‖ · ‖B‖), in Frobenius norms, of the circuit that reads and the OV circuit that writes. The
     LayerNorms between them are left out, and so is everything else that the later head reads. Two random matrices of
-    this rank score about 1/√D.
+    this rank score about 1/√D. Of a circuit that is 0, no score is more than 0.
 
     Raises:
         InputError: the second head is not in a later layer.
@@ -145,7 +177,8 @@ def composition(earlier: Circuit, later: Circuit) -> Composition:
     written = earlier.OV
 
     def score(reads: Tensor, writes: Tensor) -> float:
-        return ((reads @ writes).norm() / (reads.norm() * writes.norm())).item()
+        both = reads.norm() * writes.norm()
+        return ((reads @ writes).norm() / torch.where(both == 0, 1, both)).item()
 
     return Composition(score(later.QK.T, written), score(later.QK, written), score(later.OV, written))
 
@@ -159,7 +192,7 @@ class Activation(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Neurons:
     """The F neurons of one feed-forward block."""
 
@@ -170,12 +203,52 @@ class Neurons:
     values: Tensor  # (F, D): and adds its value as often as it fires
     bias: Tensor  # (D,): what the block adds besides
 
-    def words(self, neuron: int, tokenizer: BertTokenizer, k: int = 10) -> list[tuple[str, float]]:
-        """The k words whose embeddings are nearest to what a neuron adds (Geva et al. 2022, section 4).
+    def __str__(self) -> str:
+        count, size = self.values.shape
+        longest = self.values.norm(dim=-1).topk(min(5, count))
+        rows = [("neuron", "norm of its value", "norm of its key", "key bias")]
+        for neuron, norm in zip(longest.indices.tolist(), longest.values.tolist(), strict=True):
+            rows.append(
+                (str(neuron), f"{norm:.3f}", f"{self.keys[neuron].norm():.3f}", f"{self.key_biases[neuron]:.3f}")
+            )
+        first = f"layer {self.layer}: {count:,} neurons of {size} dimensions, those that add most when they fire"
+        return f"{first}\n{table(rows, right=[0, 1, 2, 3])}"
 
-        Later layers and the model's head change it before it becomes a prediction.
+    __repr__ = __str__
+
+    @torch.no_grad()
+    def words(
+        self,
+        neuron: int,
+        tokenizer: BertTokenizer,
+        k: int = 10,
+        *,
+        through: Literal["embeddings", "head"] = "embeddings",
+    ) -> list[tuple[str, float]]:
+        """What a neuron adds, in the vocabulary (Geva et al. 2022, section 4).
+
+        Later layers and the rest of the hidden state change it before it becomes a prediction.
+
+        Args:
+            neuron: counted from 0.
+            tokenizer: the model's.
+            k: how many words.
+            through: "embeddings" for the words whose embeddings are nearest, each with its cosine; "head" for those
+                that the head of a masked language model would predict if the value were the hidden state, each with
+                its logit less the one at a hidden state of 0.
+
+        Raises:
+            InputError: no such neuron, or a head that the model does not have.
         """
         check_integer("neuron", neuron, 0, len(self.values) - 1)
+        check_one_of("through", through, ("embeddings", "head"))
+        if through == "head":
+            value = torch.stack([self.values[neuron], torch.zeros_like(self.values[neuron])])
+            logits, at_zero = read(masked_lm_of(self.model), value)  # (2, D) → (2, V)
+            check_integer("k", k, 1, len(logits))
+            best = (logits - at_zero).topk(k)
+            tokens = tokenizer.convert_ids_to_tokens(best.indices.tolist())
+            return list(zip(tokens, best.values.tolist(), strict=True))
         found: list[tuple[str, float]] = nearest_words(self.values[neuron], self.model, tokenizer, k)
         return found
 
@@ -227,4 +300,5 @@ def neurons(model: nn.Module, layer: int) -> Neurons:
     module = bert.encoder.layers[layer]
     assert isinstance(module, EncoderLayer)
     block = module.feed_forward
-    return Neurons(model, layer, block.expand.weight, block.expand.bias, block.contract.weight.T, block.contract.bias)
+    values = (block.expand.weight, block.expand.bias, block.contract.weight.T, block.contract.bias)
+    return Neurons(model, layer, *(value.detach() for value in values))

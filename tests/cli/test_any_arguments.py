@@ -21,7 +21,9 @@ few = examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 words = st.binary(max_size=12).map(lambda content: os.fsdecode(content.replace(b"\0", b"")))
 written = st.text(max_size=8).map(lambda text: text.replace("\0", ""))
 texts = written | words | st.sampled_from(["a fly", "[MASK]", "-1", "0", "--", "-", "10" * 30, "~x"])
-commands = st.sampled_from(["tokens", "similarity", "word", "search", "embed", "info", "fill-mask"])
+commands = st.sampled_from(
+    ["tokens", "similarity", "word", "search", "embed", "info", "fill-mask", "decompose", "heads", "lens"]
+)
 
 
 @pytest.fixture(scope="module")

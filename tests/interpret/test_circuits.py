@@ -9,7 +9,7 @@ from support.attribution import CONFIGURATIONS, INPUTS, off, random_case, real_c
 from support.models import random_model
 from torch import Tensor
 
-from minibert import BertModel, BertTokenizer
+from minibert import BertForMaskedLM, BertModel, BertTokenizer
 from minibert.errors import InputError, TextTypeError
 from minibert.heads import bert_in
 from minibert.interpret import circuit, composition, neurons
@@ -31,7 +31,10 @@ def check(bert: BertModel, given: dict[str, Tensor], bound: float) -> None:
         for head in range(bert.config.num_attention_heads):
             weights = circuit(bert, layer, head)
             pattern = t[f"{name}attention.probabilities"][:, head]
+            assert torch.equal(weights.b_O, module.attention.output.bias)
             if bert.embeddings.absolute:
+                # The softmax would hide what is added to all keys of a query.
+                assert off(weights.scores(hidden), t[f"{name}attention.scaled_scores"][:, head]) < 10 * bound
                 found = (weights.scores(hidden) + mask).softmax(-1)
                 torch.testing.assert_close(found, pattern, atol=bound, rtol=0)
             assert off(weights.outputs(hidden, pattern), t[f"{name}attention.head_outputs"][:, head]) < bound
@@ -61,6 +64,50 @@ def test_singular_vectors() -> None:
         assert found.U.shape == found.V.shape == (24, 6)
         torch.testing.assert_close(found.U @ found.S.diag() @ found.V.T, whole, atol=1e-12, rtol=0)
         assert (found.S[:-1] >= found.S[1:]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_singular_vectors_of_half_precision(dtype: torch.dtype) -> None:
+    found, expected = circuit(random_model().to(dtype), 1, 2).svd(), circuit(random_model(), 1, 2).svd()
+    assert found.S.dtype == torch.float32
+    torch.testing.assert_close(found.S, expected.S, rtol=0.02, atol=0.02)
+
+
+def test_what_is_printed() -> None:
+    model = random_model().requires_grad_(True)
+    weights, memories = circuit(model, 1, 2), neurons(model, 1)
+    lines = str(weights).splitlines()
+    assert repr(weights) == str(weights)
+    assert lines[0] == "layer 1 head 2: 24 dimensions through 6"
+    assert lines[2].split()[:3] == ["OV", f"{weights.OV.norm():.3f}", f"{weights.svd().S[0]:.3f}"]
+    assert lines[3].split()[:2] == ["QK", f"{weights.QK.norm():.3f}"]
+    assert weights.plot("QK")._repr_svg_().count("QK of layer 1 head 2") == 1
+    assert not weights.OV.requires_grad
+    norms = model.encoder.layers[1].feed_forward.contract.weight.norm(dim=0)
+    lines = str(memories).splitlines()
+    assert lines[2].split()[:2] == [str(int(norms.argmax())), f"{norms.max():.3f}"]
+    assert len(lines) == 7
+    assert not memories.values.requires_grad
+
+
+def test_a_head_of_zeros_composes_with_none() -> None:
+    model = random_model()
+    model.encoder.layers[0].attention.output.weight.zero_()
+    assert composition(circuit(model, 0, 1), circuit(model, 1, 0)) == (0, 0, 0)
+
+
+def test_a_neuron_through_the_head(data: Callable[[str], Path]) -> None:
+    """The logits of its value as a hidden state, less those of the hidden state 0."""
+    model = BertForMaskedLM.from_pretrained(data("bert-tiny")).requires_grad_(False)
+    tokenizer = BertTokenizer.from_pretrained(data("bert-tiny"))
+    value = model.bert.encoder.layers[1].feed_forward.contract.weight[:, 17]
+    at_value, at_zero = (
+        model.masked_lm(each, model.bert.embeddings.word_embeddings.weight) for each in (value, 0 * value)
+    )
+    found = neurons(model, 1).words(17, tokenizer, k=3, through="head")
+    best = (at_value - at_zero).topk(3)
+    assert [token for token, _ in found] == tokenizer.convert_ids_to_tokens(best.indices.tolist())
+    assert [logit for _, logit in found] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
 def test_composition() -> None:
@@ -130,15 +177,12 @@ def relative() -> BertModel:
         (lambda model, t: circuit(model, 0, 0).svd("KQ"), "of must be one of OV, QK"),
         (lambda model, t: neurons(model, -1), "layer must be an integer from 0 to 2"),
         (lambda model, t: neurons(model, 0).words(40, t), "neuron must be an integer from 0 to 39"),
+        (lambda model, t: neurons(model, 0).words(0, t, through="logits"), "through must be one of embeddings, head"),
+        (lambda model, t: neurons(model, 0).words(0, t, through="head"), "which BertModel does not have"),
         (lambda model, t: neurons(model, 0).top_tokens(0, t, "a text"), "texts must be a list of texts"),
         (lambda model, t: neurons(model, 0).top_tokens(0, t, ["a"], k=0), "k must be a positive integer"),
         (lambda model, t: composition(circuit(model, 1, 0), circuit(model, 1, 1)), "later must be in a later layer"),
-        (
-            lambda model, t: circuit(random_model(position_embedding_type="relative_key"), 0, 0).scores(
-                torch.ones(1, 2, 24)
-            ),
-            "also depend on the distance",
-        ),
+        (lambda model, t: circuit(relative(), 0, 0).scores(torch.ones(1, 2, 24)), "also depend on the distance"),
     ],
 )
 def test_what_has_no_meaning_is_refused(call, message: str, tokenizer: BertTokenizer) -> None:
