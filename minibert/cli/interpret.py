@@ -18,14 +18,15 @@ MASK = "[MASK]"
 @click.option("--top", "k", type=click.IntRange(1), default=12, show_default=True, help="How many parts to show.")
 @model_option
 def decompose(text: str, token: str | None, position: int | None, by: str, k: int, name: str) -> None:
-    """Take a prediction, or a hidden state, apart into what it is the sum of.
+    """Take a prediction or a hidden state apart.
 
-    For a text with [MASK], the parts of a token's logit there are shown, which needs a checkpoint with a
-    masked-language-model head; for any other text, those of the last hidden state, at one position or as the mean over
-    all. The scales of LayerNorms are taken as they are in this text.
+    Either is a sum of what embeddings, heads, feed-forward blocks and biases add. For a text with [MASK], the parts of
+    a token's logit there are shown, which needs a checkpoint with a masked-language-model head; for any other text,
+    those of the last hidden state, at one position or as the mean over all. The scales of LayerNorms are taken as they
+    are in this text.
 
     \b
-    Examples:
+    Example:
       minibert decompose "There was a fly drinking from my soup" --position 4
       minibert decompose "Hello I'm a [MASK] model." --model google-bert/bert-base-uncased
     """
@@ -51,7 +52,7 @@ def decompose(text: str, token: str | None, position: int | None, by: str, k: in
 @click.option("--top", "k", type=click.IntRange(1), default=5, show_default=True, help="How many tokens to show there.")
 @model_option
 def lens(text: str, position: int | None, k: int, name: str) -> None:
-    """Show what a masked language model would predict after each layer.
+    """Show what would be predicted after each layer.
 
     For a text with one [MASK], or with --position, the most probable tokens there; otherwise the most probable token at
     each position. The checkpoint needs a masked-language-model head.
