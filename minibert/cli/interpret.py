@@ -1,5 +1,7 @@
 """Why does a BERT compute what it computes? The commands `decompose`, `lens` and `heads`."""
 
+from typing import Any
+
 import click
 
 from minibert.checkpoints import store
@@ -35,14 +37,14 @@ def decompose(text: str, token: str | None, position: int | None, by: str, k: in
     folder = store.resolve(name)
     tokenizer = BertTokenizer.from_pretrained(folder)
     inputs = tokenizer(text)
+    options: Any = {"by": by, "position": position}
     if MASK in inputs.tokens():
         model = load_masked_lm(folder, name)
-        parts = interpret.decompose(model, inputs, to="logit", by=by, position=position, token=token)  # type: ignore[arg-type]  # click chose it
+        parts = interpret.decompose(model, inputs, to="logit", token=token, **options)
     elif token is not None:
         raise click.UsageError(f"--token needs a text with {MASK}, in capitals and brackets, got {text!r}")
     else:
-        bert = BertModel.from_pretrained(folder)
-        parts = interpret.decompose(bert, inputs, by=by, position=position)  # type: ignore[arg-type]  # click chose it
+        parts = interpret.decompose(BertModel.from_pretrained(folder), inputs, **options)
     click.echo(parts.table(k))
 
 
