@@ -63,7 +63,7 @@ class Effects:
     """By how much each patch moves the metric; L counts values, one in each layer, H heads and S positions."""
 
     values: Tensor  # (L, S), (L, H), (L, H, S) or (L,): the metric with the patch minus that without, mean over pairs
-    each: Tensor  # (B, …) of each pair of texts, or each draw of the noise
+    each: Tensor  # (B, …) of each pair of texts, each draw of the noise, or each two texts that have one number
     clean: float  # the metric of the clean run, mean over pairs
     corrupted: float | None  # that of the corrupted run, mean over pairs; an ablation has none
     how: str
@@ -167,9 +167,10 @@ def patch(
     effects: Callable[..., Found] = by_gradient if how == "gradient" else by_patches
     if how == "ablate":
         effects = partial(by_means, mean_of(model, check_inputs(corrupted), places.names))
-    found = [effects(model, each, metric, places, batch) for each in parts_of(runs, batch, as_target(metric).rows)]
+    together = as_target(metric).rows  # texts that are compared have one effect
+    found = [effects(model, each, metric, places, batch) for each in parts_of(runs, batch, together)]
     each, at_clean, at_corrupted = (torch.cat(tensors) for tensors in zip(*found, strict=True))
-    each = each.reshape(-1, *places.sizes)  # (B, P) → (B, …)
+    each = each[::together].reshape(-1, *places.sizes)  # (B, P) → (B, …)
     ends = (at_clean.mean().item(), None if how == "ablate" else at_corrupted.mean().item())
     tokens = tokens_of(runs.patched)[0]
     return Effects(each.mean(dim=0), each, *ends, how, places.names, places.axes, tokens, as_target(metric).name)
