@@ -56,6 +56,7 @@ from minibert.model import BertModel
 from minibert.show.tables import table
 from minibert.trace.edits import Means, mean_of
 from minibert.trace.recording import edit, record
+from minibert.trace.values import layer_of, short_name
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,18 @@ class Effects:
 
     def _label(self, index: int) -> str:
         indices = [int(each) for each in torch.unravel_index(torch.tensor(index), self.values.shape)]
-        words = []
-        for letter, number in zip(self.axes.split(), indices, strict=True):
-            what = {"L": self.names[number] if letter == "L" else "", "H": f"head {number}", "S": ""}[letter]
-            words.append(f"position {number} {self.tokens[number]}" if letter == "S" else what)
+        at = dict(zip(self.axes.split(), indices, strict=True))
+        words = [self._rows[at["L"]]]
+        words += [f"head {at['H']}"] if "H" in at else []
+        words += [f"position {at['S']} {self.tokens[at['S']]}"] if "S" in at else []
         return " ".join(words)
+
+    @property
+    def _rows(self) -> list[str]:
+        """The names as they are printed: "encoder.layers.3.attention.output" → "layer 3 attention.output"."""
+        layers = [layer_of(name) for name in self.names]
+        pairs = zip(self.names, layers, strict=True)
+        return [name if layer is None else f"layer {layer} {short_name(name)}" for name, layer in pairs]
 
     def __str__(self) -> str:
         rows = [("patched", "effect"), *((label, f"{effect:+.4f}") for label, effect in self.top())]
@@ -115,11 +123,11 @@ class Effects:
 
         values = self.values.sum(dim=-1) if self.values.dim() == 3 else self.values
         if values.dim() == 1:
-            return plot_bars(values, self.names, quantity=f"effect on the {self.of}")
+            return plot_bars(values, self._rows, quantity=f"effect on the {self.of}")
         columns = self.tokens if self.axes.endswith("S") and self.values.dim() == 2 else None
         if columns is None:
             columns = [f"head {head}" for head in range(values.shape[1])]
-        return plot_matrix(values, self.names, columns, title=f"effect on the {self.of}")
+        return plot_matrix(values, self._rows, columns, title=f"effect on the {self.of}")
 
 
 def patch(

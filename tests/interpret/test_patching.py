@@ -334,7 +334,7 @@ def test_what_is_printed(tokenizer: BertTokenizer) -> None:
     index = tuple(map(int, torch.unravel_index(effects.values.abs().argmax(), effects.values.shape)))
     layer, head, position = index
     token = corrupted.tokens()[position]
-    label = f"encoder.layers.{layer}.attention.context head {head} position {position} {token}"
+    label = f"layer {layer} attention.context head {head} position {position} {token}"
     assert lines[2].split() == [*label.split(), f"{effects.values[index]:+.4f}"]
     for each in (
         effects,
