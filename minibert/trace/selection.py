@@ -26,7 +26,7 @@ class Selection:
         for what, indices, letters in self._choices():
             if _axis(axes, letters) is None:
                 raise InputError(f"{name} has no {what} to choose: its axes are {value.axes}")
-            if not _is_mask(indices):
+            if not _is_mask(what, indices):
                 _as_indices(what, indices)
 
     def apply(self, name: str, value: Value, before: Tensor, after: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def _mask(name: str, what: str, indices: Any, value: Tensor, axis: int) -> Tenso
     """True where the value is chosen, in a shape that broadcasts to the value's."""
     shape = [1] * value.dim()
     shape[axis] = size = value.shape[axis]
-    if _is_mask(indices):
+    if _is_mask(what, indices):
         shape[0] = len(value)
         if indices.dtype != torch.bool or indices.shape != (len(value), size):
             given = f"{tuple(indices.shape)} {indices.dtype}"
@@ -68,8 +68,8 @@ def _mask(name: str, what: str, indices: Any, value: Tensor, axis: int) -> Tenso
     return mask.view(shape)
 
 
-def _is_mask(indices: Any) -> bool:
-    return isinstance(indices, Tensor) and indices.dim() > 1
+def _is_mask(what: str, indices: Any) -> bool:
+    return what == "positions" and isinstance(indices, Tensor) and indices.dim() > 1
 
 
 def _as_indices(what: str, indices: Any) -> list[int]:
@@ -77,7 +77,10 @@ def _as_indices(what: str, indices: Any) -> list[int]:
     one = as_integer(indices)
     if one is not None:
         return [one]
-    listed = [as_integer(each) for each in indices] if hasattr(indices, "__iter__") else [None]
+    try:
+        listed = [as_integer(each) for each in indices]
+    except TypeError:  # neither an integer nor several
+        listed = [None]
     if not listed or None in listed:
         raise InputError(f"{what} must be an integer or a list of integers, got {shown(indices)}")
     return [each for each in listed if each is not None]
