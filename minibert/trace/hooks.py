@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from minibert.errors import InputError
 from minibert.heads import bert_in
-from minibert.model import Attention
-from minibert.trace.attention import change_attention, traced
+from minibert.model import Attention, AttentionFunction
+from minibert.trace.attention import TracedAttention, TracedFunction, change_attention, traced
 from minibert.trace.values import HEAD_OUTPUTS, STEPS, Value, head_in
 
 Edit = Callable[[Tensor], Tensor]
@@ -75,11 +75,21 @@ def register(module: nn.Module, name: str, value: Value, head_size: int, functio
     step = name.rpartition(".")[2]
     if value.side == "inside":
         assert isinstance(module, Attention)
-        steps = f"attention.{step}" in STEPS
-        return change_attention(module, lambda attend: traced(attend, steps).hooked_at(step, function))
+        return change_attention(module, lambda attend: _with_step(attend, name, step, function))
     derived = HeadOutputs(module, name, head_size) if step == HEAD_OUTPUTS else Scale(module, name)
     # First of all hooks on this module: what follows is the output that is made of the derived value.
     return module.register_forward_hook(derived.hook(function), prepend=True)
+
+
+def _with_step(attend: AttentionFunction, name: str, step: str, function: Edit) -> TracedAttention:
+    """The attention function with a hook at one of its steps. What it does not compute is not recorded."""
+    of_eager = f"attention.{step}" in STEPS
+    changed = traced(attend, of_eager)
+    if of_eager and isinstance(changed, TracedFunction) and isinstance(function, ValueHooks) and function.edits:
+        raise InputError(
+            f"{name} must be computed to be edited, and the model's own attention function does not show it"
+        )
+    return changed.hooked_at(step, function)
 
 
 # --- derived values --------------------------------------------------------------------------------------------------
