@@ -82,6 +82,19 @@ def did_you_mean(name: Any, known: Iterable[Any], most: int = 3) -> str:
     return f": did you mean {' or '.join(close)}?" if close else ""
 
 
+def accepts(function: Callable[..., Any], count: int) -> bool:
+    """Returns whether a function may be called with so many arguments by position; True where it does not say."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of PyTorch have no signature
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
 def required_arguments(function: Callable[..., Any]) -> int:
     """Returns how many arguments a function takes by position and has no default for; 1 where it does not say."""
     try:

@@ -5,11 +5,14 @@
     edit(model, "encoder.layers.3.attention_norm", resample(trace))         resample ablation, by values of other texts
     edit(model, "*.attention.context", gate(gates))                         each head times a number of its own
 
-Zero takes a component out, but it is a value that the layers after it never see in training; the mean over texts is
-one that they often see (Wang et al. 2023, section 3.1; Chan et al. 2022, "Causal scrubbing").
+Zero takes a component out altogether, but the layers after it may never have seen such a value in training. The mean
+over texts takes out what differs between texts and keeps what they share (Wang et al. 2023, section 2, on knockouts);
+no text need have it either. Values of other texts are those that a model does compute (Chan et al. 2022, "Causal
+Scrubbing").
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +39,12 @@ class Means(dict[str, Tensor]):
 
     def __call__(self, value: Tensor, name: str) -> Tensor:
         mean = self[name].to(value)
+        without_positions = value.shape[1:2] + value.shape[3:] if value.dim() == 4 else value.shape[-1:]
+        if mean.shape != without_positions:
+            raise InputError(
+                f"the mean of {name} must be {tuple(without_positions)}, got {tuple(mean.shape)}: "
+                "take the means of the model that is edited"
+            )
         if value.dim() == 4:
             mean = mean[:, None]  # (H, W) → (H, 1, W)
         return mean.expand_as(value).clone()
@@ -57,12 +66,12 @@ def mean_of(
     """
     found = matching(model, names)
     wanted = {name: value for name, value in found.items() if not value.axes.endswith("T")}
-    if names != "*" and len(wanted) < len(found):
+    if names not in ("*", ["*"]) and len(wanted) < len(found):
         one = next(name for name in found if name not in wanted)
         raise InputError(f"{one} has no mean over texts of several lengths: its axes are {found[one].axes}")
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    for batch in [inputs] if isinstance(inputs, Mapping) else inputs:
+    for batch in _batches(inputs):
         with record(model, list(wanted)) as trace:
             model(**batch)
         for name, value in trace.items():
@@ -71,7 +80,20 @@ def mean_of(
             counts[name] = counts.get(name, 0) + len(vectors)
     if not sums:
         raise InputError("inputs must be what a tokenizer returns, or a list of these, got nothing")
+    if not all(counts.values()):
+        raise InputError("inputs must have at least one position that is not padding, got none")
     return Means({name: total / counts[name] for name, total in sums.items()})
+
+
+def _batches(inputs: Any) -> Iterator[Mapping[str, Tensor]]:
+    several = [inputs] if isinstance(inputs, Mapping) or not isinstance(inputs, Iterable) else inputs
+    for batch in several:
+        if not isinstance(batch, Mapping) or "input_ids" not in batch:
+            raise InputError(
+                f"inputs must be what a tokenizer returns, or a list of these, got {shown(inputs)}: "
+                "pass tokenizer(texts)"
+            )
+        yield batch
 
 
 def real_positions(value: Tensor, axes: str, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -101,6 +123,8 @@ def resample(values: Mapping[str, Tensor], seed: int = 0) -> Callable[[Tensor, s
         InputError: as the function is called, a name that is not in `values`, or a different number of tokens.
     """
     check_integer("seed", seed, 0)
+    if not isinstance(values, Mapping):
+        raise InputError(f"values must be what record kept, got {shown(values)}")
 
     def resampled(value: Tensor, name: str) -> Tensor:
         if name not in values:
@@ -126,10 +150,11 @@ def gate(gates: Tensor) -> Callable[[Tensor, str], Tensor]:
             (Michel et al. 2019, equation 2).
 
     Raises:
-        InputError: as the function is called, a value outside the layers or without heads, or gates of another shape.
+        InputError: as the function is called, a value outside the layers or without heads, or one whose heads or layer
+            have no gates.
     """
-    if not isinstance(gates, Tensor) or gates.dim() != 2:
-        raise InputError(f"gates must be a tensor (L, H), got {shown(gates)}")
+    if not isinstance(gates, Tensor) or gates.dim() != 2 or gates.is_complex():
+        raise InputError(f"gates must be a tensor (L, H) of real numbers, got {shown(gates)}")
 
     def gated(value: Tensor, name: str) -> Tensor:
         layer = layer_of(name)

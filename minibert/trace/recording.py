@@ -19,14 +19,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from minibert.checks import check_one_of, required_arguments, shown
+from minibert.checks import accepts, check_one_of, did_you_mean, required_arguments, shown
 from minibert.errors import InputError
 from minibert.heads import bert_in
 from minibert.inputs import FLOATS
 from minibert.show.tables import table
 from minibert.trace.hooks import hooked
 from minibert.trace.selection import Selection
-from minibert.trace.values import Value, aliases, matching, unknown_name
+from minibert.trace.values import Value, aliases, matching
 
 EditFunction = Callable[[Tensor], Tensor] | Callable[[Tensor, str], Tensor]
 
@@ -57,8 +57,11 @@ class Trace(dict[str, Tensor]):
         if known in self:
             return self[known]
         if known in self.recorded:
-            raise InputError(f"there is no {name!r} yet: call the model first")
-        raise InputError(unknown_name(name, self.recorded))
+            if not self.pass_number:
+                raise InputError(f"there is no {name!r} yet: call the model first")
+            raise InputError(f"there is no {name!r} in this pass: the model did not compute it")
+        hint = did_you_mean(name, self.recorded) or ": ask for it in record(model, names)"
+        raise InputError(f"{name!r} was not recorded{hint}")
 
     def summary(self) -> str:
         """A table of all names, with their shapes in letters and in numbers."""
@@ -111,7 +114,9 @@ def record(
 
     def keep(name: str, value: Tensor) -> None:
         kept = value.to(**kept_as) if kept_as else value
-        trace[name] = trace.passes[-1][name] = kept
+        trace[name] = kept
+        if trace.all_passes:  # none yet if a module is called by itself, outside any pass
+            trace.all_passes[-1][name] = kept
 
     with ExitStack() as stack:
         stack.callback(bert.register_forward_pre_hook(begin).remove)
@@ -141,7 +146,8 @@ def edit(
         function: gets a copy of the value, and its name if it takes two arguments, and returns what goes on in its
             place: a tensor of the same shape, dtype and device. `trace.edits` has the usual ones.
         heads: the heads that are changed; None means all. The function gets the whole value and returns a whole one,
-            but outside what is chosen here the value remains as it was.
+            but outside what is chosen here the value remains as it was. In a pruned layer, only the heads that remain
+            are counted.
         positions: the positions in the sequence that are changed, of queries where a value has queries and keys; or a
             tensor (B, S) that is True where it is. Negative ones count from the end of the padded sequence.
         rows: the rows of the batch that are changed.
@@ -187,16 +193,20 @@ def _by_name(names: Any, function: Any) -> list[tuple[Any, Callable[..., Tensor]
         pairs = [(names, function)]
     for pattern, each in pairs:
         if not callable(each):
-            raise InputError(
-                f"the function for {pattern} must be a function of the value, got {shown(each)}: "
-                "to edit values by several functions, pass {name: function}"
-            )
+            hint = "to edit values by several functions, pass {name: function}"
+            if isinstance(each, Tensor):
+                hint = "to put a tensor in its place, pass lambda value: tensor; what mean_of returns is a function too"
+            raise InputError(f"the function for {pattern} must be a function of the value, got {shown(each)}: {hint}")
     return pairs
 
 
 def _with_name(function: Callable[..., Tensor], name: str) -> Callable[[Tensor], Tensor]:
     """The function of a value alone; one that takes two arguments gets its name as the second."""
-    return (lambda value: function(value, name)) if required_arguments(function) > 1 else function
+    with_name = required_arguments(function) > 1
+    if not accepts(function, 2 if with_name else 1):
+        what = "take the value, or the value and its name"
+        raise InputError(f"the function for {name} must {what}, got one of other arguments: {shown(function)}")
+    return (lambda value: function(value, name)) if with_name else function
 
 
 def _kept_as(to: Any, dtype: Any) -> dict[str, Any]:
@@ -205,8 +215,9 @@ def _kept_as(to: Any, dtype: Any) -> dict[str, Any]:
     if to is not None:
         try:
             kept["device"] = torch.device(to)
-        except (RuntimeError, TypeError):
-            raise InputError(f"to must be a device such as 'cpu' or 'cuda', got {shown(to)}") from None
+            torch.empty(0, **kept)
+        except (RuntimeError, TypeError, AssertionError, ImportError):  # not a device, or not one that is here
+            raise InputError(f"to must be a device of this machine, such as 'cpu', got {shown(to)}") from None
     if dtype is not None:
         kept["dtype"] = check_one_of("dtype", dtype, FLOATS)
     return kept

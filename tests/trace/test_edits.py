@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minibert import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel, BertTokenizer
 from minibert.errors import InputError
-from minibert.model import gelu_python
+from minibert.model import eager_attention, gelu_python
 from minibert.trace.compare import example_inputs, in_float64
 from minibert.trace.edits import Means, gate, mean_of, resample, zero
 from minibert.trace.recording import edit, record
@@ -346,6 +346,20 @@ def test_gates_of_one_change_no_bit_and_of_zero_switch_off(model: BertModel) -> 
             assert torch.equal(model(**inputs).last_hidden_state, expected)
 
 
+def test_a_step_that_is_not_computed_cannot_be_edited(model: BertModel) -> None:
+    """With an attention function of one's own, an edit of the probabilities would change nothing, and say nothing."""
+    model.attend = lambda *arguments: eager_attention(*arguments)
+    inputs = example_inputs(model)
+    with pytest.raises(InputError, match="must be computed to be edited"), edit(model, "*.probabilities", zero):
+        model(**inputs)
+    with edit(model, CONTEXT, zero), record(model) as trace:
+        model(**inputs)
+    assert (trace[CONTEXT] == 0).all()
+    with pytest.raises(InputError, match="scores' in this pass: the model did not compute it"):
+        trace["encoder.layers.1.attention.scores"]
+    assert hooks(model) == 0
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +379,15 @@ def wrong(*arguments: object, **options: object) -> Callable[[BertModel], object
         (wrong(CONTEXT, zero, heads=[]), r"heads must be an integer or a list of integers, got \[\]"),
         (wrong(CONTEXT, zero, positions=[0, 11]), "positions must be from 0 to 10"),
         (wrong(CONTEXT, zero, positions=torch.ones(2, 11).bool()), r"a tensor \(3, 11\) of bools, got \(2, 11\)"),
+        (wrong(CONTEXT, zero, positions=torch.tensor(1.5)), "positions must be an integer or a list of integers"),
+        (wrong(CONTEXT, zero, positions=torch.tensor(True)), "positions must be an integer or a list of integers"),
+        (wrong(CONTEXT, zero, heads=torch.ones(3, 4).bool()), "heads must be an integer or a list of integers"),
+        (wrong(CONTEXT, zero, rows=torch.eye(3).bool()), "rows must be an integer or a list of integers"),
+        (wrong(CONTEXT, lambda: 0), "must take the value, or the value and its name"),
+        (wrong(CONTEXT, lambda value, name, layer: value), "must take the value, or the value and its name"),
+        (wrong({CONTEXT: torch.ones(4, 6)}), "to put a tensor in its place, pass lambda value: tensor"),
+        (wrong(CONTEXT, Means({CONTEXT: torch.ones(4, 7)})), r"the mean of .* must be \(4, 6\), got \(4, 7\)"),
+        (wrong("hidden_states[0]", Means({"embeddings.norm": torch.ones(32)})), r"must be \(24,\), got \(32,\)"),
         (wrong(CONTEXT, zero, rows=3), "rows must be from 0 to 2"),
         (wrong("*", zero, heads=1), "embeddings.word_embeddings has no heads to choose: its axes are B S D"),
         (wrong("pooler.tanh", zero, positions=1), "pooler.tanh has no positions to choose"),
@@ -380,7 +403,8 @@ def wrong(*arguments: object, **options: object) -> Callable[[BertModel], object
         (wrong(CONTEXT, resample({CONTEXT: torch.ones(1, 4, 9, 6)})), "use texts of the same number of tokens"),
         (wrong(CONTEXT, Means()), f"no value here is named '{CONTEXT}'"),
         (lambda model: record(model, passes="every"), "passes must be one of last, all, got 'every'"),
-        (lambda model: record(model, to="gpu9"), "to must be a device such as 'cpu' or 'cuda', got 'gpu9'"),
+        (lambda model: record(model, to="gpu9"), "to must be a device of this machine, such as 'cpu', got 'gpu9'"),
+        (lambda model: record(model, to="cuda:99"), "to must be a device of this machine"),
         (lambda model: record(model, dtype=torch.int8), "dtype must be one of"),
     ],
 )
@@ -394,6 +418,17 @@ def test_mistakes_are_named(model: BertModel, call, message: str) -> None:
     "call, message",
     [
         (lambda model: gate(torch.ones(3)), r"gates must be a tensor \(L, H\)"),
+        (lambda model: gate(torch.ones(3, 4) * 1j), "of real numbers"),
+        (lambda model: resample(torch.ones(3)), "values must be what record kept"),
+        (lambda model: mean_of(model, "a text"), r"inputs must be what .* got 'a text': pass tokenizer\(texts\)"),
+        (lambda model: mean_of(model, ["a text"]), r"inputs must be what .* pass tokenizer\(texts\)"),
+        (lambda model: mean_of(model, None), "inputs must be what .* got None"),
+        (lambda model: mean_of(model, torch.ones(1, 2).long()), "inputs must be what"),
+        (lambda model: mean_of(model, {"attention_mask": torch.ones(1, 2)}), "inputs must be what"),
+        (
+            lambda model: mean_of(model, {"input_ids": torch.ones(1, 2).long(), "attention_mask": torch.zeros(1, 2)}),
+            "at least one position that is not padding",
+        ),
         (lambda model: mean_of(model, [], "*norm"), "got nothing"),
         (
             lambda model: mean_of(model, example_inputs(model), "*.probabilities"),

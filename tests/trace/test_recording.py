@@ -198,6 +198,30 @@ def test_a_trace_holds_the_last_pass(model: BertModel) -> None:
     assert trace.summary().splitlines()[1].split() == ["embeddings.norm", "B", "S", "D", "1", "×", "2", "×", "24"]
 
 
+@pytest.mark.parametrize("passes", ["last", "all"])
+def test_a_module_called_by_itself_is_recorded(passes: str) -> None:
+    """As one calls a head on hidden states of one's own: there is no pass of the BERT that it could belong to."""
+    model = random_model(kind=BertForMaskedLM)
+    with record(model, ["embeddings.norm", "masked_lm.norm", "logits"], passes=passes) as trace:
+        logits = model.masked_lm(torch.ones(1, 2, 24), model.bert.embeddings.word_embeddings.weight)
+        assert torch.equal(trace["logits"], logits)
+        assert trace.passes == []
+        with pytest.raises(InputError, match="call the model first"):
+            trace["embeddings.norm"]
+        model(torch.tensor([[1, 2, 3]]))
+    assert len(trace.passes) == 1
+    assert torch.equal(trace.passes[0]["logits"], trace["logits"])
+
+
+def test_what_was_not_recorded_is_said_so(model: BertModel) -> None:
+    with record(model, "*norm") as trace:
+        model(torch.tensor([[1, 2, 3]]))
+    with pytest.raises(InputError, match=r"'encoder.layers.1.atention_norm' was not recorded: did you mean"):
+        trace["encoder.layers.1.atention_norm"]
+    with pytest.raises(InputError, match=r"'pooler_output' was not recorded: ask for it in record\(model, names\)"):
+        trace["pooler_output"]
+
+
 def test_inside_a_head_and_an_encoder(small: Path) -> None:
     head = BertForMaskedLM(BertConfig(**SIZES)).eval()
     with record(head, "embeddings.norm") as trace:
