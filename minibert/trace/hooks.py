@@ -128,15 +128,15 @@ class HeadOutputs(Derived):
     def __init__(self, module: nn.Module, name: str, head_size: int) -> None:
         if type(module) is not nn.Linear:
             raise InputError(f"{name} is derived from an nn.Linear, got {type(module).__name__}")
-        self.weight, self.bias, self.head_size = module.weight, module.bias, head_size
+        self.linear, self.head_size = module, head_size
 
     def form(self, given: Tensor) -> Tensor:
         context = given.unflatten(-1, (-1, self.head_size))  # (B, S, D) → (B, S, H, W)
-        columns = self.weight.unflatten(-1, (-1, self.head_size))  # (D, D) → (D, H, W)
+        columns = self.linear.weight.unflatten(-1, (-1, self.head_size))  # (D, D) → (D, H, W)
         return torch.einsum("bshw,dhw->bhsd", context, columns)
 
     def combine(self, given: Tensor, parts: Tensor) -> Tensor:
-        return parts.sum(dim=1) + self.bias  # (B, H, S, D) → (B, S, D)
+        return parts.sum(dim=1) + self.linear.bias  # (B, H, S, D) → (B, S, D)
 
 
 class Scale(Derived):
@@ -148,7 +148,9 @@ class Scale(Derived):
         self.norm = module
 
     def form(self, given: Tensor) -> Tensor:
-        return (given.var(dim=-1, correction=0, keepdim=True) + self.norm.eps).rsqrt()  # (B, S, D) → (B, S, 1)
+        wide = given.to(torch.promote_types(given.dtype, torch.float32))  # in float16, eps of 1e-12 is 0
+        scale = (wide.var(dim=-1, correction=0, keepdim=True) + self.norm.eps).rsqrt()  # (B, S, D) → (B, S, 1)
+        return scale.to(given.dtype)
 
     def combine(self, given: Tensor, parts: Tensor) -> Tensor:
         return (given - given.mean(dim=-1, keepdim=True)) * parts * self.norm.weight + self.norm.bias

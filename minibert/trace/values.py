@@ -107,7 +107,7 @@ def values_of(model: nn.Module) -> dict[str, Value]:
     if bert.pooler is not None:
         values |= POOLER
     head = head_in(model)
-    return values if head is None else values | HEADS[type(head)]
+    return values if head is None else values | head_values(head)
 
 
 def derived_values(model: nn.Module) -> dict[str, Value]:
@@ -128,8 +128,13 @@ def value_names(model: nn.Module) -> list[str]:
 
 def head_in(model: nn.Module) -> BertWithHead | None:
     """Returns the model with a head inside a model, or that model itself; None for a BERT without one."""
-    heads = (module for module in model.modules() if isinstance(module, BertWithHead) and type(module) in HEADS)
-    return next(heads, None)
+    heads = (module for module in model.modules() if isinstance(module, BertWithHead))
+    return next((head for head in heads if isinstance(head, tuple(HEADS))), None)
+
+
+def head_values(head: BertWithHead) -> dict[str, Value]:
+    """Returns the values of a head by their names; a subclass of one of ours has those of that class."""
+    return next(values for kind, values in HEADS.items() if isinstance(head, kind))
 
 
 def short_name(name: str) -> str:
@@ -179,8 +184,8 @@ def aliases(model: nn.Module) -> dict[str, str]:
     if bert.pooler is not None:
         names["pooler_output"] = "pooler.tanh"
     head = head_in(model)
-    if head is not None and "logits" not in HEADS[type(head)]:
-        (names["logits"],) = HEADS[type(head)]
+    if head is not None and "logits" not in head_values(head):
+        (names["logits"],) = head_values(head)
     return names
 
 

@@ -105,6 +105,37 @@ def test_derived_values_by_their_formulas(kind, positions: str) -> None:
             torch.testing.assert_close(value.sum(1) + linear.bias, output, atol=1e-12, rtol=0)
 
 
+def test_derived_values_follow_parameters_of_the_call(model: BertModel) -> None:
+    """As torch.func calls a model: with parameters that are in it for this call alone."""
+    changed = {name: parameter * 2 for name, parameter in model.named_parameters()}
+    with record(model, ["*0.attention.head_outputs", "*0.attention.output"]) as t:
+        torch.func.functional_call(model, changed, (), example_inputs(model))
+    total = t["encoder.layers.0.attention.head_outputs"].sum(1) + changed["encoder.layers.0.attention.output.bias"]
+    torch.testing.assert_close(total, t["encoder.layers.0.attention.output"], atol=1e-4, rtol=0)
+
+
+def test_scales_in_half_precision() -> None:
+    """As a LayerNorm computes it, in float32: variances near eps are not numbers of float16."""
+    model = random_model(layer_norm_eps=1e-12)
+    for parameter in model.parameters():
+        parameter.data *= 0.001
+    model.half()
+    t = values(model, example_inputs(model), ["embeddings.sum", "embeddings.norm.scale"])
+    expected = 1 / t["embeddings.sum"].double().std(-1, correction=0, keepdim=True)
+    assert t["embeddings.norm.scale"].dtype == torch.float16
+    torch.testing.assert_close(t["embeddings.norm.scale"].double(), expected, rtol=1e-3, atol=0)
+
+
+def test_a_class_derived_from_a_head_has_its_values() -> None:
+    class Tagger(BertForSequenceClassification):
+        pass
+
+    model = random_model(kind=Tagger)
+    assert value_names(model) == value_names(random_model(kind=BertForSequenceClassification))
+    inputs = example_inputs(model.bert)
+    assert torch.equal(values(model, inputs, "logits")["classifier"], model(**inputs).logits)
+
+
 def test_heads_sum_to_the_output_of_attention_on_a_real_checkpoint(checkpoint: Path, tokenizer: BertTokenizer) -> None:
     for attention in ("eager", "sdpa"):
         model = BertModel.from_pretrained(checkpoint, attention=attention)
