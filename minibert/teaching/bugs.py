@@ -1247,9 +1247,9 @@ def padding_among_the_queries(model: nn.Module) -> Change:
 )
 def special_tokens_left_out_of_the_entropy(model: nn.Module) -> Change:
     def entropy(attention: Tensor, mask: Tensor) -> Tensor:
-        inner = mask.clone()
-        inner[:, 0] = 0
-        inner[torch.arange(len(mask)), mask.sum(1) - 1] = 0
-        return torch.special.entr(attention).sum(dim=-1)[inner != 0].mean()
+        real = mask != 0
+        number = real.cumsum(dim=1)  # of each token in its text, from 1, whichever side the padding is on
+        inner = real & (number > 1) & (number < number[:, -1:])
+        return torch.special.entr(attention).sum(dim=-1)[inner].mean()
 
     return replace_part(model, "mean_entropy", entropy)
