@@ -12,15 +12,16 @@ Scrubbing").
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minibert.checks import check_integer, shown
+from minibert.checks import check_integer, did_you_mean, shown
 from minibert.errors import InputError
 from minibert.trace.recording import record
-from minibert.trace.values import layer_of, matching, unknown_name
+from minibert.trace.values import aliases, layer_of, matching
 
 
 def zero(value: Tensor) -> Tensor:
@@ -34,8 +35,13 @@ class Means(dict[str, Tensor]):
     Given to `edit`, it puts the mean in the place of the value.
     """
 
+    aliases: Mapping[str, str] = MappingProxyType({})  # as "hidden_states[3]", where the model is known
+
     def __missing__(self, name: str) -> Tensor:
-        raise InputError(unknown_name(name, list(self)))
+        known = self.aliases.get(name, name)
+        if known in self:
+            return self[known]
+        raise InputError(f"there is no mean of {name!r}{did_you_mean(name, self) or ': ask for it in mean_of'}")
 
     def __call__(self, value: Tensor, name: str) -> Tensor:
         mean = self[name].to(value)
@@ -82,7 +88,9 @@ def mean_of(
         raise InputError("inputs must be what a tokenizer returns, or a list of these, got nothing")
     if not all(counts.values()):
         raise InputError("inputs must have at least one position that is not padding, got none")
-    return Means({name: total / counts[name] for name, total in sums.items()})
+    means = Means({name: total / counts[name] for name, total in sums.items()})
+    means.aliases = aliases(model)
+    return means
 
 
 def _batches(inputs: Any) -> Iterator[Mapping[str, Tensor]]:
@@ -128,7 +136,8 @@ def resample(values: Mapping[str, Tensor], seed: int = 0) -> Callable[[Tensor, s
 
     def resampled(value: Tensor, name: str) -> Tensor:
         if name not in values:
-            raise InputError(unknown_name(name, list(values)))
+            hint = did_you_mean(name, values) or ": record it under this name"
+            raise InputError(f"values must have one of {name!r} to put in its place{hint}")
         others = values[name]
         if others.shape[1:] != value.shape[1:]:
             raise InputError(

@@ -343,6 +343,7 @@ def test_means_count_no_padding(model: BertModel) -> None:
     torch.testing.assert_close(means["encoder.layers.2.feed_forward_norm"], vectors.mean(0), atol=1e-12, rtol=0)
     assert means[CONTEXT].shape == (4, 6)
     assert means["pooler.tanh"].shape == (24,)
+    assert means["hidden_states[1]"] is means["encoder.layers.0.feed_forward_norm"]
     with edit(model, [CONTEXT, "last_hidden_state"], means):
         t = values(model, inputs, [CONTEXT, "last_hidden_state"])
     torch.testing.assert_close(t[CONTEXT][1, 2, 5].double(), means[CONTEXT][2], atol=1e-6, rtol=0)
@@ -430,9 +431,9 @@ def wrong(*arguments: object, **options: object) -> Callable[[BertModel], object
         (wrong("logits", zero), "no value here is named 'logits'"),
         (wrong(CONTEXT, gate(torch.ones(3, 5))), r"gates must be \(layers, 4\) for .*, got \(3, 5\)"),
         (wrong("last_hidden_state", gate(torch.ones(3, 4))), "has no heads to gate"),
-        (wrong(CONTEXT, resample({})), f"no value here is named '{CONTEXT}'"),
+        (wrong(CONTEXT, resample({})), f"values must have one of '{CONTEXT}' to put in its place: record it under"),
         (wrong(CONTEXT, resample({CONTEXT: torch.ones(1, 4, 9, 6)})), "use texts of the same number of tokens"),
-        (wrong(CONTEXT, Means()), f"no value here is named '{CONTEXT}'"),
+        (wrong(CONTEXT, Means()), f"there is no mean of '{CONTEXT}': ask for it in mean_of"),
         (lambda model: record(model, passes="every"), "passes must be one of last, all, got 'every'"),
         (lambda model: record(model, to="gpu9"), "to must be a device of this machine, such as 'cpu', got 'gpu9'"),
         (lambda model: record(model, to="cuda:99"), "to must be a device of this machine"),
