@@ -58,13 +58,13 @@ def without_a_head(model, inputs):
 
 def without_a_neuron(model, inputs):
     """And if one neuron of a feed-forward block is?"""
-    with edit(model, "encoder.layers.3.feed_forward.activation", lambda a: a.index_fill(2, torch.tensor([17]), 0)):
+    with edit(model, "*.3.feed_forward.activation", lambda a: a.index_fill(2, a.new_tensor([17]).long(), 0)):
         return model(**inputs).last_hidden_state
 
 
 def without_attention_to_a_token(model, inputs):
     """And if no head of any layer may look at the fourth token?"""
-    with edit(model, "*.masked_scores", lambda scores: scores.index_fill(3, torch.tensor([4]), -torch.inf)):
+    with edit(model, "*.masked_scores", lambda scores: scores.index_fill(3, scores.new_tensor([4]).long(), -torch.inf)):
         return model(**inputs).last_hidden_state
 
 
