@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minibert.checks import as_integer, shown
+from minibert.checks import as_integer, check_integer, shown
 from minibert.errors import InputError
 from minibert.heads import bert_in
 from minibert.inputs import IDS, check_tensor
@@ -28,7 +28,7 @@ def bert_of(model: nn.Module) -> BertModel:
         InputError: there is none, there are several, or the model is in training mode.
     """
     bert = bert_in(model)
-    if model.training or bert.training:
+    if any(module.training for module in model.modules()):  # one part in training mode is enough
         raise InputError("the model is in training mode, where dropout changes its output: call model.eval()")
     return bert
 
@@ -82,6 +82,12 @@ def mask_of(inputs: Inputs) -> Tensor:
     return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask != 0
 
 
+def check_row(row: Any, inputs: Inputs) -> int:
+    """Returns the number of a text, counted from the end if negative."""
+    count = len(inputs["input_ids"])
+    return check_integer("row", row, -count, count - 1) % count
+
+
 def rows_of(inputs: Inputs, indices: Sequence[int]) -> Inputs:
     """Returns these rows of the inputs, in this order; the same row may be there several times."""
     if isinstance(inputs, BatchEncoding):
@@ -96,7 +102,11 @@ def rows_of(inputs: Inputs, indices: Sequence[int]) -> Inputs:
 def tokens_of(inputs: Inputs) -> list[list[str]]:
     """Returns a label for each position, B lists of S: its token, or its id if no tokenizer made the inputs."""
     if isinstance(inputs, BatchEncoding):
-        return [list(encoding.tokens) for encoding in inputs.encodings]
+        if inputs.tokenizer is None:
+            return [list(encoding.tokens) for encoding in inputs.encodings]
+        # Of the ids, as they are now: a token may have been replaced by [MASK].
+        name = inputs.tokenizer.tokenizer.id_to_token
+        return [[name(each) or str(each) for each in row] for row in inputs["input_ids"].tolist()]
     return [[str(each) for each in row] for row in inputs["input_ids"].tolist()]
 
 
@@ -111,7 +121,7 @@ def token_id(token: str | int, inputs: Inputs, model: nn.Module) -> int:
         tokenizer = getattr(inputs, "tokenizer", None)
         if tokenizer is None:
             raise InputError(f"the id of {shown(token)} is known to a tokenizer: give inputs made by one, or the id")
-        return int(tokenizer.convert_tokens_to_ids(token))
+        token = int(tokenizer.convert_tokens_to_ids(token))
     number, size = as_integer(token), bert_in(model).config.vocab_size
     if number is None or not 0 <= number < size:
         raise InputError(f"token must be a token or an id from 0 to {size - 1:,}, got {shown(token)}")

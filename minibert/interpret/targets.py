@@ -118,6 +118,8 @@ def class_logit(label: str | int, position: int | None = None) -> Target:
             if position is None:
                 raise InputError("class_logit needs the position of a token for a classifier of tokens")
             logits = _at(logits, position, inputs)
+        elif position is not None:
+            raise InputError(f"position must be left out for the class of a text, got {shown(position)}")
         return logits[:, class_index(label, model, logits.shape[-1])]
 
     return Target(f"logit of {label}", compute)
@@ -187,5 +189,12 @@ def vocabulary_logits(model: nn.Module, output: Any) -> Tensor:
 
 
 def _at(logits: Tensor, position: int | None, inputs: Inputs) -> Tensor:
-    """The logits at one position of each row: (B, S, C) → (B, C)."""
-    return logits[torch.arange(len(logits), device=logits.device), position_of(position, inputs)]
+    """The logits at one position of each row, which must not be padding: (B, S, C) → (B, C)."""
+    rows, positions = torch.arange(len(logits), device=logits.device), position_of(position, inputs)
+    real = mask_of(inputs)[rows, positions].tolist()
+    if not all(real):
+        row = real.index(False)
+        raise InputError(
+            f"position must be that of a token in each text, got {position}, which is padding in row {row}"
+        )
+    return logits[rows, positions]

@@ -53,6 +53,18 @@ def test_of_a_token_by_name_at_the_mask(tokenizer: BertTokenizer) -> None:
         position_of(None, tokenizer("no mask here"))
 
 
+def test_padding_has_no_target(tokenizer: BertTokenizer) -> None:
+    model = random_model(kind=BertForMaskedLM, vocab_size=len(tokenizer), max_position_embeddings=16)
+    for position, row in ((-1, 1), (4, 1)):
+        with pytest.raises(InputError, match=f"got {position}, which is padding in row {row}"):
+            measure(model, tokenizer(["the river bank", "a fly"]), token_logit("river", position))
+
+
+def test_a_token_that_only_the_tokenizer_knows(tokenizer: BertTokenizer) -> None:
+    with pytest.raises(InputError, match="token must be a token or an id from 0 to 1,999, got"):
+        measure(random_model(kind=BertForMaskedLM, vocab_size=2000), tokenizer("[MASK]"), token_logit("zebra"))
+
+
 def test_of_a_class() -> None:
     model = random_model(kind=BertForSequenceClassification, id2label=("bad", "good", "so so"))
     inputs = example_inputs(model.bert)
@@ -91,6 +103,9 @@ def test_rows_are_those_of_the_inputs(tokenizer: BertTokenizer) -> None:
     inputs = tokenizer(["a fly", "the river bank"])
     assert tokens_of(rows_of(inputs, [1, 0, 1])) == [tokens_of(inputs)[row] for row in (1, 0, 1)]
     assert tokens_of(inputs)[0] == ["[CLS]", "a", "fly", "[SEP]", "[PAD]"]
+    masked = rows_of(inputs, [0])
+    masked["input_ids"][0, 2] = tokenizer.convert_tokens_to_ids("[MASK]")
+    assert tokens_of(masked)[0] == ["[CLS]", "a", "[MASK]", "[SEP]", "[PAD]"]
     plain = {"input_ids": torch.tensor([[5, 6], [7, 8]]), "position_ids": torch.tensor([[1, 0]])}
     chosen = rows_of(plain, [1, 1, 0])
     assert chosen["input_ids"].tolist() == [[7, 8], [7, 8], [5, 6]]
@@ -113,6 +128,7 @@ IDS = {"input_ids": torch.tensor([[1, 2, 3]])}
         (BertForMaskedLM, class_logit(1), "class_logit needs a model with a classifier"),
         (BertForSequenceClassification, class_logit(2), "label must be a class from 0 to 1"),
         (BertForSequenceClassification, class_logit("LABEL_2"), "did you mean LABEL_1 or LABEL_0"),
+        (BertForSequenceClassification, class_logit(1, 2), "position must be left out for the class of a text, got 2"),
         (BertForTokenClassification, class_logit(0), "needs the position of a token"),
         (BertModel, cosine_with(torch.ones(23)), r"vector must be a tensor \(24,\), got \(23,\)"),
         (BertModel, text_similarity(), "give an even number, got 1"),
@@ -129,5 +145,9 @@ def test_what_has_no_such_number_is_refused(kind, target, message: str) -> None:
 def test_a_model_in_training_mode_is_refused(checkpoint: Path) -> None:
     with pytest.raises(InputError, match=r"call model\.eval\(\)"):
         bert_of(random_model().train())
+    model = random_model()
+    model.encoder.layers[1].dropout.train()
+    with pytest.raises(InputError, match=r"call model\.eval\(\)"):
+        bert_of(model)
     with pytest.raises(InputError, match=r"pass tokenizer\(text\)"):
         check_inputs("a text")
