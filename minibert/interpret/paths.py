@@ -60,7 +60,7 @@ def path_patch(
     sender: Head,
     receiver: Head | None = None,
     *,
-    reads: str | Sequence[str] = READS,
+    reads: str | Sequence[str] | None = None,
 ) -> PathEffect:
     """Returns by how much a head's clean value moves the metric on its direct path to another head, or to the output.
 
@@ -68,14 +68,14 @@ def path_patch(
         model, clean, corrupted, metric: as for `patch`.
         sender: layer and head, both counted from 0.
         receiver: a head of a later layer; None means the output.
-        reads: through which of its inputs the receiver is reached: "query", "key", "value", or several.
+        reads: through which of its inputs the receiver is reached: "query", "key", "value", or several; None means all.
 
     Raises:
         InputError: as for `patch`; no such head, or a receiver that is not in a later layer than the sender.
     """
     bert = bert_of(model)
     check_alike(check_inputs(clean), check_inputs(corrupted))
-    listed = [check_one_of("reads", each, READS) for each in ([reads] if isinstance(reads, str) else reads)]
+    listed = _check_reads(reads, receiver)
     first = _check_head("sender", sender, bert)
     contexts = "*.attention.context"
     with record(model, contexts) as source:
@@ -106,6 +106,17 @@ def _frozen_but(
     if name == sender:
         value[:, head] = source[name][:, head]
     return value
+
+
+def _check_reads(reads: Any, receiver: Head | None) -> list[str]:
+    """The inputs of the receiver, which the output does not have."""
+    if reads is None:
+        return list(READS)
+    listed = reads if isinstance(reads, list | tuple) and reads else [reads]
+    names = [check_one_of("reads", each, READS) for each in listed]
+    if receiver is None:
+        raise InputError(f"reads must be left out where the receiver is the output, got {shown(reads)}")
+    return names
 
 
 def _check_head(what: str, head: Any, bert: BertModel) -> Head:

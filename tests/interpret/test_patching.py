@@ -385,6 +385,11 @@ SHORT = {"input_ids": torch.tensor([[1, 2, 3]])}
         (lambda model: path_patch(model, *pair(model), linear_of, 3), r"sender must be \(layer, head\), got 3"),
         (lambda model: path_patch(model, *pair(model), linear_of, (1, 0), (1, 2)), "must be in a later layer"),
         (lambda model: path_patch(model, *pair(model), linear_of, (0, 0), reads="keys"), "reads must be one of query"),
+        (
+            lambda model: path_patch(model, *pair(model), linear_of, (0, 0), (1, 2), reads=3),
+            "reads must be one of query",
+        ),
+        (lambda model: path_patch(model, *pair(model), linear_of, (0, 0), reads="key"), "reads must be left out where"),
         (lambda model: patch(model, *pair(model), linear_of).interval, "an interval needs at least two pairs"),
     ],
 )
