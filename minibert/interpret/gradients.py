@@ -11,9 +11,10 @@ the text alone (Simonyan et al. 2014; Li et al. 2016), `input_x_gradient` its pr
 2016): quicker, but they sum to nothing in particular, since a gradient says what a small change does, not where a
 number comes from.
 
-All of them work at any named value: at a feed-forward block's activations, integrated gradients are those of knowledge
-neurons (Dai et al. 2022, equation 1); at attention probabilities, those of self-attention attribution (Hao et al.
-2021).
+All of them work at any named value: at a feed-forward block's activations, integrated gradients are the attributions of
+knowledge neurons (Dai et al. 2022, section 3.2), if the baseline is 0 at one position alone: as in the code of the
+paper, all neurons there grow together, where its equation changes one at a time. At attention probabilities, they are
+those of self-attention attribution (Hao et al. 2021).
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from minibert.interpret.runs import (
     Inputs,
     bert_of,
     check_inputs,
+    check_row,
     differentiable,
     differentiable_inputs,
     mask_of,
@@ -76,6 +78,7 @@ class Attribution:
 
     def labelled(self, row: int = 0) -> list[tuple[str, float]]:
         """The tokens of a text that are not padding, each with its score."""
+        row = check_row(row, self.inputs)
         real = mask_of(self.inputs)[row].tolist()
         pairs = zip(self.tokens[row], self.scores[row].tolist(), real, strict=True)
         return [(token, score) for token, score, there in pairs if there]
@@ -116,10 +119,10 @@ def integrated_gradients(
         target: what is explained: a target of `minibert.interpret.targets`, or a function of the model's output.
         at: the value, by its name in `record`.
         baseline: "pad" or "mask", the embedding of that token in the place of every other but [CLS], [SEP], [MASK] and
-            padding; "zero", zeros; or a tensor that broadcasts to the value. None means "pad" at the word embeddings,
-            and "zero" at any other value.
+            padding, which are the same in both (only a tokenizer's inputs tell the first three); "zero", zeros; or a
+            tensor that broadcasts to the value. None means "pad" at the word embeddings, and "zero" elsewhere.
         steps: at how many points the gradient is taken, the nodes of Gauss and Legendre: more make the error smaller.
-        batch: how many rows are computed at once.
+        batch: how many rows are computed at once; never less than all texts at one point.
 
     Raises:
         InputError: something that does not fit the model or each other, or a target that does not depend on the value.
@@ -149,7 +152,7 @@ def integrated_gradients(
     sums = values.double().flatten(1).sum(dim=1).view(-1, together).sum(dim=1)
     difference = (after - before)[::together]
     off = (sums - difference).abs()
-    if (off > TOLERANCE * difference.abs()).any():
+    if not (off <= TOLERANCE * difference.abs()).all():  # NaN is no agreement either
         warn(
             f"the attributions sum to the difference within {off.max().item():.1e} only, which is more than 1 % of it: "
             f"take more than {steps} steps",
@@ -170,7 +173,8 @@ def input_x_gradient(model: nn.Module, inputs: Inputs, target: TargetLike, *, at
     name, value, after = _value_at(model, inputs, target, at)
     values = value * _gradient(model, inputs, target, name, value)
     together = as_target(target).rows
-    off = (values.flatten(1).sum(dim=1).view(-1, together).sum(dim=1) - after[::together]).abs().max().item()
+    sums = values.double().flatten(1).sum(dim=1).view(-1, together).sum(dim=1)
+    off = (sums - after[::together]).abs().max().item()
     return _attribution(values, _scores(values, model, name), inputs, target, after, None, off)
 
 
@@ -182,7 +186,8 @@ def saliency(model: nn.Module, inputs: Inputs, target: TargetLike, *, at: str = 
     bert_of(model)
     name, value, after = _value_at(model, inputs, target, at)
     values = _gradient(model, inputs, target, name, value)
-    return _attribution(values, _scores(values.square(), model, name).sqrt(), inputs, target, after, None, None)
+    lengths = _scores(values.double().square(), model, name).sqrt().to(values)  # in float16, 1e-4² would be 0
+    return _attribution(values, lengths, inputs, target, after, None, None)
 
 
 def _attribution(
@@ -253,7 +258,7 @@ def _baseline(model: nn.Module, inputs: Inputs, name: str, value: Tensor, baseli
     """The value that the path begins at."""
     if isinstance(baseline, Tensor):
         try:
-            return baseline.to(value).expand_as(value)
+            return baseline.detach().to(value).expand_as(value)
         except RuntimeError:
             shapes = f"{tuple(value.shape)}, got {tuple(baseline.shape)}"
             raise InputError(f"baseline must broadcast to the shape of {name}, {shapes}") from None

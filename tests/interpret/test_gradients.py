@@ -235,6 +235,42 @@ def test_it_works_where_gradients_are_switched_off(mode) -> None:
 GIVEN = {"input_ids": torch.tensor([[1, 2, 3]])}
 
 
+def test_lengths_of_small_gradients_in_float16() -> None:
+    model = random_model().half()
+    found = saliency(model, GIVEN, lambda out: smooth(out) * 1e-3)
+    assert (found.scores > 0).all()
+    torch.testing.assert_close(found.scores.double(), found.values.double().norm(dim=-1), rtol=1e-3, atol=1e-7)
+
+
+def test_a_baseline_that_requires_gradients() -> None:
+    """An embedding of the model is one, unless its parameters are frozen."""
+    model = random_model().requires_grad_(True)
+    vector = model.embeddings.word_embeddings.weight[7]
+    found = integrated_gradients(model, GIVEN, smooth, baseline=vector, steps=5)
+    assert not found.values.requires_grad
+    assert torch.equal(
+        found.values, integrated_gradients(model, GIVEN, smooth, baseline=vector.detach(), steps=5).values
+    )
+
+
+def test_a_mask_that_was_put_in_later_is_in_the_baseline_too(tokenizer: BertTokenizer) -> None:
+    model = random_model(vocab_size=len(tokenizer), max_position_embeddings=16)
+    inputs = tokenizer("a fly in my soup")
+    inputs["input_ids"][0, 2] = tokenizer.convert_tokens_to_ids("[MASK]")
+    found = integrated_gradients(model, inputs, smooth, steps=5)
+    assert found.tokens[0][2] == "[MASK]"
+    assert (found.scores[0] == 0).tolist() == [True, False, True, False, False, False, True]
+    with pytest.raises(InputError, match="row must be an integer from -1 to 0, got 1"):
+        found.plot(row=1)
+
+
+def test_nan_is_not_completeness() -> None:
+    model = random_model()
+    model.encoder.layers[0].attention_norm.weight.fill_(float("nan"))
+    with pytest.warns(CompletenessWarning, match="within nan only"):
+        integrated_gradients(model, GIVEN, smooth, steps=2)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
