@@ -27,8 +27,17 @@ from torch import Tensor, nn
 
 from minibert.checks import as_integer, check_integer, shown
 from minibert.errors import InputError
-from minibert.interpret.reading import MaskedLM, divergence, masked_lm_of, nested, read
-from minibert.interpret.runs import Inputs, check_inputs, mask_of, position_of, token_id, tokens_of
+from minibert.interpret.reading import MaskedLM, divergence, log_probabilities, masked_lm_of, nested, read
+from minibert.interpret.runs import (
+    Inputs,
+    check_inputs,
+    check_row,
+    mask_of,
+    position_of,
+    rows_of,
+    token_id,
+    tokens_of,
+)
 from minibert.interpret.tuned_lens import TunedLens
 from minibert.show.tables import table
 
@@ -77,12 +86,13 @@ class Lens:
 
     def kl(self) -> Tensor:
         """The divergence KL(final ‖ layer) of each layer's prediction, (L + 1,): mean over positions, in nats."""
-        final = self.logits(-1).log_softmax(dim=-1)
-        return torch.stack([divergence(final, layer.log_softmax(dim=-1), mask_of(self.inputs)) for layer in self])
+        final, real = log_probabilities(self.logits(-1)), mask_of(self.inputs)
+        return torch.stack([divergence(final, log_probabilities(layer), real) for layer in self])
 
     def at(self, position: int | None = None, row: int = 0, k: int = 5) -> str:
         """A table of the k most probable tokens after each layer at one position; None is that of the only [MASK]."""
-        place = int(position_of(position, self.inputs)[row])
+        row = check_row(row, self.inputs)
+        place = int(position_of(position, rows_of(self.inputs, [row])))
         top = self.top(k)
         rows = [("layer", "token", "probability", *[""] * (2 * k - 2))]
         for layer in range(len(self.hidden_states)):
@@ -105,6 +115,7 @@ class Lens:
         """A picture of how probable the most probable token is, layer by layer and position by position."""
         from minibert.show.plots import plot_matrix
 
+        row = check_row(row, self.inputs)
         real = mask_of(self.inputs)[row].nonzero()[:, 0].tolist()
         tokens = tokens_of(self.inputs)[row]
         values = self.top(1).probabilities[:, row, real, 0]
@@ -131,6 +142,8 @@ def logit_lens(model: nn.Module, inputs: Inputs, lens: TunedLens | None = None) 
     """
     mlm = masked_lm_of(model)
     check_inputs(inputs)
+    if lens is not None and not isinstance(lens, TunedLens):
+        raise InputError(f"lens must be a TunedLens or None, got {shown(lens)}")
     output = mlm(**inputs, output_hidden_states=True)
     states = output.hidden_states if lens is None else lens.translate(output.hidden_states)
     error = (read(mlm, states[-1]) - output[1]).abs().max().item()

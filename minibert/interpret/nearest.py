@@ -29,18 +29,21 @@ def nearest_words(
         special: whether [CLS], [PAD], [unused7] and the like count as words.
 
     Raises:
-        InputError: vectors of another size, or a tokenizer of another vocabulary.
+        InputError: vectors of another size, or none, or a tokenizer with ids that the model does not have.
     """
     table_of_words = bert_of(model).embeddings.word_embeddings.weight
     size = table_of_words.shape[1]
     if not isinstance(hidden, Tensor) or not hidden.is_floating_point() or hidden.shape[-1:] != (size,):
         raise InputError(f"hidden must be vectors (…, {size}), got {shown(getattr(hidden, 'shape', hidden))}")
     vocabulary = {number: token for token, number in tokenizer.tokenizer.get_vocab().items()}
+    if 0 in hidden.shape:
+        raise InputError(f"hidden must not be empty, got {tuple(hidden.shape)}")
     if max(vocabulary) >= len(table_of_words):
         raise InputError(f"tokenizer must be the model's, of {len(table_of_words):,} words, got {len(vocabulary):,}")
     ids = [number for number in sorted(vocabulary) if special or not _is_special(vocabulary[number])]
     check_integer("k", k, 1, len(ids))
-    words = F.normalize(table_of_words[ids], dim=-1)
+    # At least in float32: in float16 the norm of a vector of zeros has no eps, and 0 / 0 is NaN.
+    words = F.normalize(table_of_words[ids].to(torch.promote_types(table_of_words.dtype, torch.float32)), dim=-1)
     found: list[list[tuple[str, float]]] = []
     for chunk in F.normalize(hidden.to(words).reshape(-1, size), dim=-1).split(1024):  # no (N, V) at once
         best = (chunk @ words.T).topk(k, dim=-1)

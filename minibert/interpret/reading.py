@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from minibert.errors import InputError
@@ -30,6 +31,11 @@ def masked_lm_of(model: nn.Module) -> MaskedLM:
 def read(model: MaskedLM, hidden: Tensor) -> Tensor:
     """Returns what the head of a masked language model makes of a hidden state: (B, S, D) → (B, S, V)."""
     return model.masked_lm(hidden, model.bert.embeddings.word_embeddings.weight)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Returns the log-softmax over the vocabulary, at least in float32: in float16 a sum over it has wrong digits."""
+    return logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def divergence(final: Tensor, other: Tensor, real: Tensor) -> Tensor:

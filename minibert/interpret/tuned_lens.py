@@ -10,14 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Encoding
 from torch import Tensor, nn
 
 from minibert.checks import check_integer, shown
 from minibert.errors import InputError
-from minibert.interpret.reading import MaskedLM, divergence, masked_lm_of, read
-from minibert.interpret.runs import Inputs, mask_of
+from minibert.interpret.reading import MaskedLM, divergence, log_probabilities, masked_lm_of, read
+from minibert.interpret.runs import Inputs, differentiable, mask_of
+from minibert.interpret.texts import check_texts
 from minibert.tokenizer import BertTokenizer
 from minibert.vectors.batches import BATCH_TOKENS, by_length
 
@@ -30,7 +33,9 @@ class TunedLens(nn.Module):
 
     def __init__(self, layers: int, hidden_size: int) -> None:
         super().__init__()
-        self.maps = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(layers))
+        # Without random numbers, so that the generator of the caller is left alone.
+        maps = [nn.utils.skip_init(nn.Linear, hidden_size, hidden_size) for _ in range(layers)]
+        self.maps = nn.ModuleList(maps)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
@@ -47,7 +52,7 @@ class TunedLens(nn.Module):
                 f"the lens must be of the model's size, {len(hidden_states) - 1} layers of {size}, "
                 f"got one for {mine[0]} layers of {mine[1]}"
             )
-        translated = [state + each(state) for each, state in zip(self.maps, hidden_states, strict=False)]
+        translated = [_translated(each, state) for each, state in zip(self.maps, hidden_states, strict=False)]
         return (*translated, hidden_states[-1])
 
     @classmethod
@@ -81,32 +86,40 @@ class TunedLens(nn.Module):
         mlm = masked_lm_of(model)
         check_integer("steps", steps, 1)
         check_integer("batch_tokens", batch_tokens, 1)
-        if not 0 <= masked < 1:
+        if not isinstance(masked, int | float) or not 0 <= masked < 1:
             raise InputError(f"masked must be a share from 0 to below 1, got {shown(masked)}")
+        if not isinstance(learning_rate, int | float) or not 0 < learning_rate < float("inf"):
+            raise InputError(f"learning_rate must be a positive number, got {shown(learning_rate)}")
         generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
-        config = mlm.config
-        lens = cls(config.num_hidden_layers, config.hidden_size).to(mlm.masked_lm.dense.weight)
-        optimizer = torch.optim.Adam(lens.parameters(), lr=learning_rate)
-        batches = _endless_batches(tokenizer, texts, masked, batch_tokens, generator)
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * (1 - step / steps)
-            inputs = {name: tensor.to(mlm.masked_lm.dense.weight.device) for name, tensor in next(batches).items()}
-            for each, loss in zip(lens.maps, lens.losses(mlm, inputs), strict=True):
-                parameters = list(each.parameters())  # the model's own get no gradient
-                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter.grad = gradient
-            optimizer.step()
+        config, weight = mlm.config, mlm.masked_lm.dense.weight
+        limit = min(tokenizer.model_max_length, config.max_position_embeddings)
+        encodings = tokenizer.encode(list(check_texts(texts)), max_length=limit)
+        with differentiable(mlm):
+            lens = cls(config.num_hidden_layers, config.hidden_size)
+            # At least in float32: in float16 the eps of Adam is 0.
+            lens.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+            optimizer = torch.optim.Adam(lens.parameters(), lr=learning_rate)
+            batches = _endless_batches(tokenizer, encodings, masked, batch_tokens, generator)
+            for step in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * (1 - step / steps)
+                inputs = {name: tensor.to(weight.device) for name, tensor in next(batches).items()}
+                for each, loss in zip(lens.maps, lens.losses(mlm, inputs), strict=True):
+                    parameters = list(each.parameters())  # the model's own get no gradient
+                    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                        parameter.grad = gradient
+                optimizer.step()
+            optimizer.zero_grad()
         return lens.requires_grad_(False)
 
     def losses(self, model: MaskedLM, inputs: Inputs) -> Iterator[Tensor]:
         """Yields KL(final ‖ layer) for each map, the mean over real positions."""
         with torch.no_grad():
             output = model(**inputs, output_hidden_states=True)
-            final = output[1].log_softmax(dim=-1)
+            final = log_probabilities(output[1])
         with torch.enable_grad():
             for each, state in zip(self.maps, output.hidden_states, strict=False):
-                predicted = read(model, state + each(state)).log_softmax(dim=-1)
+                predicted = log_probabilities(read(model, _translated(each, state)))
                 yield divergence(final, predicted, mask_of(inputs))
 
     def save(self, file: str | os.PathLike[str]) -> None:
@@ -133,11 +146,22 @@ class TunedLens(nn.Module):
         return lens.requires_grad_(False)
 
 
+def _translated(each: nn.Module, hidden: Tensor) -> Tensor:
+    """The hidden state that one map makes of another, in the type and on the device that it came in: h + A·h + b."""
+    assert isinstance(each, nn.Linear)
+    dtype = torch.promote_types(hidden.dtype, each.weight.dtype)
+    weight, bias = (parameter.to(hidden.device, dtype) for parameter in (each.weight, each.bias))
+    return (hidden.to(dtype) + F.linear(hidden.to(dtype), weight, bias)).to(hidden.dtype)
+
+
 def _endless_batches(
-    tokenizer: BertTokenizer, texts: Sequence[str], masked: float, batch_tokens: int, generator: torch.Generator
+    tokenizer: BertTokenizer,
+    encodings: Sequence[Encoding],
+    masked: float,
+    batch_tokens: int,
+    generator: torch.Generator,
 ) -> Iterator[Inputs]:
     """Batches of texts of similar length, in a random order, with new masks each time."""
-    encodings = tokenizer.encode(list(texts), max_length=tokenizer.model_max_length)
     batches = by_length([len(encoding) for encoding in encodings], batch_tokens)
     mask_id = tokenizer.convert_tokens_to_ids("[MASK]")
     while True:

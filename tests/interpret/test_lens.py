@@ -1,5 +1,6 @@
 """At the last layer the lens is the model, bit by bit; tuned, it is nearer to the end at every layer before."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,17 @@ def test_the_divergence_counts_no_padding() -> None:
     assert lens.kl()[-1] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_divergence_in_few_digits(dtype: torch.dtype) -> None:
+    """A sum over the vocabulary in few digits can be below 0, which no divergence is."""
+    model = random_model(kind=BertForMaskedLM, vocab_size=20_000)
+    for parameter in model.parameters():
+        parameter.data = (parameter.data / 2).to(dtype)
+    inputs = example_inputs(model.bert)
+    expected = logit_lens(copy.deepcopy(model).double(), inputs).kl()
+    torch.testing.assert_close(logit_lens(model, inputs).kl().double(), expected, rtol=0.1, atol=1e-4)
+
+
 # --- the tuned lens --------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +141,44 @@ def test_a_tuned_lens_is_the_same_each_time_and_can_be_kept(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [tmp_path / "lens.safetensors"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_tuned_lens_of_another_type(dtype: torch.dtype) -> None:
+    """A new lens is the plain one for a model of any type, and a fitted one has numbers."""
+    model, tokenizer = small()
+    model.to(dtype)
+    inputs = tokenizer(["a fly in my soup", "a river"])
+    plain, new = logit_lens(model, inputs), logit_lens(model, inputs, TunedLens(3, 24))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(plain, new, strict=True))
+    tuned = TunedLens.fit(model, tokenizer, ["a fly in my soup", "a river"], steps=20)
+    assert all(parameter.isfinite().all() for parameter in tuned.parameters())
+    lens = logit_lens(model, inputs, tuned)
+    assert lens.logits(0).dtype == dtype
+    assert (lens.kl()[:-1] < plain.kl()[:-1]).all()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_is_fitted_where_gradients_are_switched_off(mode) -> None:
+    """For a caller who computes none, and to a model that was made there; nothing else is changed."""
+    model, tokenizer = small()
+    expected = TunedLens.fit(model, tokenizer, ["There was a fly"], steps=2).state_dict()
+    with mode():
+        made, _ = small()
+        inside = TunedLens.fit(made, tokenizer, ["There was a fly"], steps=2)
+    state = torch.get_rng_state()
+    outside = TunedLens.fit(made, tokenizer, ["There was a fly"], steps=2)
+    assert torch.equal(state, torch.get_rng_state())
+    for lens in (inside, outside):
+        assert all(torch.equal(expected[name], tensor) for name, tensor in lens.state_dict().items())
+        assert all(parameter.grad is None for parameter in lens.parameters())
+    assert all(parameter.is_inference() == (mode is torch.inference_mode) for parameter in made.parameters())
+
+
+def test_texts_longer_than_the_model_takes_are_cut() -> None:
+    model, tokenizer = small()
+    lens = TunedLens.fit(model, tokenizer, ["a fly " * 100], steps=1)
+    assert all(tensor.any() for tensor in lens.state_dict().values())
+
+
 # --- without a head --------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +199,17 @@ def test_nearest_words(checkpoint: Path, tokenizer: BertTokenizer) -> None:
     unused = table[tokenizer.convert_tokens_to_ids("[unused7]")]
     assert nearest_words(unused, model, tokenizer, 1, special=True)[0][0].startswith("[unused")
     assert all(not token.startswith("[unused") for token, _ in nearest_words(unused, model, tokenizer, 20))
+
+
+def test_nearest_words_of_zeros_in_float16(tokenizer: BertTokenizer) -> None:
+    """The embedding of padding is often 0: near to nothing, and not before all others as NaN would be."""
+    model = random_model(vocab_size=len(tokenizer)).half()
+    table = model.embeddings.word_embeddings.weight
+    table[tokenizer.pad_token_id] = 0
+    ((token, cosine),) = nearest_words(table[3000], model, tokenizer, 1, special=True)
+    assert token == tokenizer.convert_ids_to_tokens(3000)
+    assert cosine == pytest.approx(1, abs=1e-3)
+    assert nearest_words(torch.zeros(24), model, tokenizer, 1)[0][1] == 0
 
 
 # --- what is printed, and what is refused ----------------------------------------------------------------------------
@@ -172,6 +233,7 @@ def test_what_is_printed() -> None:
             for cell in (token, f"{probability:.3f}")
         ),
     ]
+    assert logit_lens(model, inputs).at(row=0, k=2).splitlines()[1].split()[0] == "0"  # row 1 has no [MASK]
     assert "[PAD]" not in lens.plot(row=1)._repr_svg_()
 
 
@@ -195,11 +257,18 @@ IDS = {"input_ids": torch.tensor([[1, 2, 3]])}
         (lambda model, _: logit_lens(model, IDS).top(0), InputError, "k must be an integer from 1 to"),
         (lambda model, _: logit_lens(model, IDS).rank("river"), InputError, "is known to a tokenizer"),
         (lambda model, _: logit_lens(model, IDS, TunedLens(2, 24)), InputError, "3 layers of 24, got one for 2 layers"),
+        (lambda model, _: logit_lens(model, IDS, "tuned"), InputError, "lens must be a TunedLens or None, got 'tuned'"),
+        (lambda model, _: logit_lens(model, IDS).plot(row=1), InputError, "row must be an integer from -1 to 0, got 1"),
+        (lambda model, _: logit_lens(model, IDS).at(0, row=1), InputError, "row must be an integer from -1 to 0"),
         (lambda model, t: logit_lens(model, t("a")).rank("riverbankk"), TokenizerError, "not in the vocabulary"),
         (lambda model, t: TunedLens.fit(model, t, ["a"], masked=1), InputError, "masked must be a share"),
         (lambda model, t: TunedLens.fit(model, t, ["a"], steps=0), InputError, "steps must be a positive integer"),
+        (lambda model, t: TunedLens.fit(model, t, ["a"], masked="x"), InputError, "masked must be a share"),
+        (lambda model, t: TunedLens.fit(model, t, ["a"], learning_rate=-1), InputError, "must be a positive number"),
+        (lambda model, t: TunedLens.fit(model, t, "a text"), InputError, "texts must be a list of texts"),
         (lambda model, t: TunedLens.load("nowhere"), InputError, "must be a tuned lens as TunedLens.save writes it"),
         (lambda model, t: nearest_words(torch.ones(23), model, t), InputError, r"hidden must be vectors \(…, 24\)"),
+        (lambda model, t: nearest_words(torch.ones(2, 0, 24), model, t), InputError, "hidden must not be empty"),
         (
             lambda model, t: nearest_words(torch.ones(24), random_model(), t),
             InputError,
