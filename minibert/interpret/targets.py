@@ -98,7 +98,7 @@ def token_log_probability(token: str | int, position: int | None = None) -> Targ
 
 
 def logit_difference(token: str | int, rival: str | int, position: int | None = None) -> Target:
-    """The logit of one token minus that of another (Wang et al. 2023, section 3); None is the position of [MASK]."""
+    """The logit of one token minus that of another (Wang et al. 2023); None is the position of [MASK]."""
 
     def compute(model: nn.Module, output: Any, inputs: Inputs) -> Tensor:
         logits = _at(vocabulary_logits(model, output), position, inputs)  # (B, V)
