@@ -67,7 +67,7 @@ class PairSums:
 
     def _pairs(self) -> int:
         if self.texts < 2:
-            raise InputError(f"texts must be at least two, whose tokens are compared, got {self.texts}")
+            raise InputError(f"texts must be at least two, to compare tokens of different texts, got {self.texts}")
         return self.texts * (self.texts - 1)
 
 

@@ -1142,8 +1142,8 @@ def layer_off_by_one(model: nn.Module) -> Change:
     "zero for mean ablation",
     shows_at="mean_ablation",
     seen_in="ablation studies of heads",
-    explanation="The value is replaced by 0, which the layers after it never see; its mean over texts is what it is "
-    "when it says nothing in particular.",
+    explanation="The value is replaced by 0, which takes out what all texts share as well; its mean over texts takes out "
+    "only what differs between them.",
 )
 def zero_for_mean_ablation(model: nn.Module) -> Change:
     return replace_part(model, "mean_ablation", lambda value, mask: torch.zeros_like(value))
@@ -1235,21 +1235,5 @@ def mean_to_a_word(model: nn.Module) -> Change:
 def padding_among_the_queries(model: nn.Module) -> Change:
     def entropy(attention: Tensor, mask: Tensor) -> Tensor:
         return torch.special.entr(attention).sum(dim=-1).mean()
-
-    return replace_part(model, "mean_entropy", entropy)
-
-
-@bug(
-    "[SEP] left out of the entropy",
-    shows_at="mean_entropy",
-    seen_in="statistics without [CLS] and [SEP]",
-    explanation="The queries [CLS] and [SEP] are left out; the mean is over all tokens that are not padding.",
-)
-def special_tokens_left_out_of_the_entropy(model: nn.Module) -> Change:
-    def entropy(attention: Tensor, mask: Tensor) -> Tensor:
-        real = mask != 0
-        number = real.cumsum(dim=1)  # of each token in its text, from 1, whichever side the padding is on
-        inner = real & (number > 1) & (number < number[:, -1:])
-        return torch.special.entr(attention).sum(dim=-1)[inner].mean()
 
     return replace_part(model, "mean_entropy", entropy)

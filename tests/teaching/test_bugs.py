@@ -12,7 +12,6 @@ from torch import Tensor
 
 from minibert.teaching.answers import named_values
 from minibert.teaching.bugs import BUGS, Bug
-from minibert.teaching.diagnosis import diagnose
 from minibert.teaching.parts import PARTS, replace_part
 from minibert.trace.compare import example_inputs
 
@@ -105,20 +104,6 @@ def test_after_the_model(bug: Bug) -> None:
     with bug.applied(model):
         wrong = named_values(model, inputs)[bug.shows_at]
     assert not torch.allclose(wrong, expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_special_tokens_are_the_ends_of_a_text_on_either_side_of_its_padding(side: str) -> None:
-    model = random_model(num_hidden_layers=4)
-    inputs = example_inputs(model)
-    if side == "left":
-        inputs = {name: tensor.flip(1) for name, tensor in inputs.items()}
-
-    def mean_entropy(attention: Tensor, attention_mask: Tensor) -> Tensor:
-        entropies = torch.special.entr(attention).sum(dim=-1)
-        return torch.cat([row[mask != 0][1:-1] for row, mask in zip(entropies, attention_mask, strict=True)]).mean()
-
-    assert diagnose(mean_entropy, model, inputs).bugs == ("[SEP] left out of the entropy",)
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS.values() if bug.shows_at == "logits"], ids=lambda bug: bug.name)
