@@ -1142,8 +1142,8 @@ def layer_off_by_one(model: nn.Module) -> Change:
     "zero for mean ablation",
     shows_at="mean_ablation",
     seen_in="ablation studies of heads",
-    explanation="The value is replaced by 0, which takes out what all texts share as well; its mean over texts takes out "
-    "only what differs between them.",
+    explanation="The value is replaced by 0, which takes out what all texts share as well; its mean over texts takes "
+    "out only what differs between them.",
 )
 def zero_for_mean_ablation(model: nn.Module) -> Change:
     return replace_part(model, "mean_ablation", lambda value, mask: torch.zeros_like(value))
