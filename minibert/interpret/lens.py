@@ -52,7 +52,11 @@ class Top(NamedTuple):
 
 @dataclass(frozen=True)
 class Lens:
-    """The hidden states of a run, read with the model's head. Logits are computed when they are asked for."""
+    """The hidden states of a run, read with the model's head.
+
+    Logits are computed when they are asked for, one layer at a time, by the head as it is then: ask inside an `edit` of
+    the head, and before its parameters are changed.
+    """
 
     model: MaskedLM
     inputs: Inputs
@@ -68,21 +72,34 @@ class Lens:
         return read(self.model, self.hidden_states[number])
 
     def top(self, k: int = 5) -> Top:
-        """The k most probable tokens after each layer, at each position."""
+        """The k most probable tokens after each layer, at each position.
+
+        Raises:
+            InputError: k is not from 1 to the size of the vocabulary, or the logits of a token that is not padding are
+                NaN, of which none is more probable than another.
+        """
         check_integer("k", k, 1, self.model.config.vocab_size)
-        found = [layer.softmax(dim=-1).topk(k, dim=-1) for layer in self]
-        ids = torch.stack([each.indices for each in found])
-        return Top(ids, torch.stack([each.values for each in found]), _as_tokens(ids, self.inputs))
+        found, probabilities = [], []
+        for logits in self._ordered():
+            best = logits.topk(k, dim=-1).indices  # (B, S, V) → (B, S, k); probabilities may round to the same number
+            found.append(best)
+            probabilities.append(log_probabilities(logits).gather(-1, best).exp())
+        ids = torch.stack(found)
+        return Top(ids, torch.stack(probabilities), _as_tokens(ids, self.inputs))
 
     def rank(self, token: str | int) -> Tensor:
-        """How many tokens are more probable than this one, (L + 1, B, S): 0 if it is the most probable."""
+        """How many tokens are more probable than this one, (L + 1, B, S): 0 if it is the most probable.
+
+        Raises:
+            InputError: the token is not in the vocabulary; or NaN, as in `top`.
+        """
         number = token_id(token, self.inputs, self.model)
-        return torch.stack([(layer > layer[..., number : number + 1]).sum(dim=-1) for layer in self])
+        return torch.stack([(logits > logits[..., number : number + 1]).sum(dim=-1) for logits in self._ordered()])
 
     def probability(self, token: str | int) -> Tensor:
         """The probability of a token after each layer, (L + 1, B, S)."""
         number = token_id(token, self.inputs, self.model)
-        return torch.stack([layer.softmax(dim=-1)[..., number] for layer in self])
+        return torch.stack([log_probabilities(layer)[..., number].exp() for layer in self])
 
     def kl(self) -> Tensor:
         """The divergence KL(final ‖ layer) of each layer's prediction, (L + 1,): mean over positions, in nats."""
@@ -104,12 +121,18 @@ class Lens:
             rows.append(tuple(cells))
         return table(rows)
 
-    def __str__(self) -> str:
-        top, real = self.top(1), mask_of(self.inputs)[0].tolist()
-        rows = [["layer", *(token for token, there in zip(tokens_of(self.inputs)[0], real, strict=True) if there)]]
-        for layer, tokens in enumerate(top.tokens):
-            rows.append([str(layer), *(token for (token,), there in zip(tokens[0], real, strict=True) if there)])
+    def table(self, row: int = 0) -> str:
+        """A table of the most probable token after each layer, at each position of one text."""
+        row = check_row(row, self.inputs)
+        real = mask_of(self.inputs)[row].nonzero()[:, 0].tolist()
+        labels = tokens_of(self.inputs)[row]
+        rows = [["layer", *(labels[index] for index in real)]]
+        for layer, tokens in enumerate(self.top(1).tokens):
+            rows.append([str(layer), *(tokens[row][index][0] for index in real)])
         return table(rows)
+
+    def __str__(self) -> str:
+        return self.table()
 
     def plot(self, row: int = 0) -> Any:
         """A picture of how probable the most probable token is, layer by layer and position by position."""
@@ -125,6 +148,17 @@ class Lens:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self.logits(layer) for layer in range(len(self.hidden_states)))
+
+    def _ordered(self) -> Iterator[Tensor]:
+        """The logits of each layer, in which tokens have an order."""
+        real = mask_of(self.inputs)
+        for layer, logits in enumerate(self):
+            if (logits.isnan().any(dim=-1) & real).any():
+                raise InputError(
+                    f"logits must be numbers for tokens to have an order, got NaN after layer {layer}: "
+                    "a hidden state or a parameter is not finite"
+                )
+            yield logits
 
 
 @torch.no_grad()

@@ -29,7 +29,8 @@ def nearest_words(
         special: whether [CLS], [PAD], [unused7] and the like count as words.
 
     Raises:
-        InputError: vectors of another size, or none, or a tokenizer with ids that the model does not have.
+        InputError: vectors of another size, none, or not of finite numbers; or a tokenizer with ids that the model does
+            not have.
     """
     table_of_words = bert_of(model).embeddings.word_embeddings.weight
     size = table_of_words.shape[1]
@@ -38,6 +39,8 @@ def nearest_words(
     vocabulary = {number: token for token, number in tokenizer.tokenizer.get_vocab().items()}
     if 0 in hidden.shape:
         raise InputError(f"hidden must not be empty, got {tuple(hidden.shape)}")
+    if not hidden.isfinite().all():  # the cosine would be NaN, and any word the nearest
+        raise InputError("hidden must be finite numbers, got NaN or infinity")
     if max(vocabulary) >= len(table_of_words):
         raise InputError(f"tokenizer must be the model's, of {len(table_of_words):,} words, got {len(vocabulary):,}")
     ids = [number for number in sorted(vocabulary) if special or not _is_special(vocabulary[number])]

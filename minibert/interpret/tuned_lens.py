@@ -20,7 +20,7 @@ from minibert.checks import check_integer, shown
 from minibert.errors import InputError
 from minibert.interpret.reading import MaskedLM, divergence, log_probabilities, masked_lm_of, read
 from minibert.interpret.runs import Inputs, differentiable, mask_of
-from minibert.interpret.texts import check_texts
+from minibert.interpret.texts import check_texts, replace_file
 from minibert.tokenizer import BertTokenizer
 from minibert.vectors.batches import BATCH_TOKENS, by_length
 
@@ -33,6 +33,8 @@ class TunedLens(nn.Module):
 
     def __init__(self, layers: int, hidden_size: int) -> None:
         super().__init__()
+        check_integer("layers", layers, 1)
+        check_integer("hidden_size", hidden_size, 1)
         # Without random numbers, so that the generator of the caller is left alone.
         maps = [nn.utils.skip_init(nn.Linear, hidden_size, hidden_size) for _ in range(layers)]
         self.maps = nn.ModuleList(maps)
@@ -81,7 +83,9 @@ class TunedLens(nn.Module):
             seed: of the order and of the masks.
 
         Raises:
-            InputError: a model without a head, no texts, or numbers that are not of this kind.
+            InputError: a model without a head, a single text, numbers that are not of this kind, or a divergence that
+                is not finite.
+            TextTypeError, TextError: something that is not a text, a text with no token, or no texts.
         """
         mlm = masked_lm_of(model)
         check_integer("steps", steps, 1)
@@ -103,14 +107,22 @@ class TunedLens(nn.Module):
             for step in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * (1 - step / steps)
-                inputs = {name: tensor.to(weight.device) for name, tensor in next(batches).items()}
-                for each, loss in zip(lens.maps, lens.losses(mlm, inputs), strict=True):
-                    parameters = list(each.parameters())  # the model's own get no gradient
-                    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                        parameter.grad = gradient
+                lens._set_gradients(mlm, {name: tensor.to(weight.device) for name, tensor in next(batches).items()})
                 optimizer.step()
             optimizer.zero_grad()
         return lens.requires_grad_(False)
+
+    def _set_gradients(self, model: MaskedLM, inputs: Inputs) -> None:
+        """Computes the gradient of each map, one layer after the other; the model's own parameters get none."""
+        for layer, (each, loss) in enumerate(zip(self.maps, self.losses(model, inputs), strict=True)):
+            if not loss.isfinite():
+                raise InputError(
+                    f"the divergence of layer {layer} must be finite, got {loss.item()}: check the parameters of the "
+                    "model, or take a smaller learning_rate"
+                )
+            parameters = list(each.parameters())
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.grad = gradient
 
     def losses(self, model: MaskedLM, inputs: Inputs) -> Iterator[Tensor]:
         """Yields KL(final ‖ layer) for each map, the mean over real positions."""
@@ -123,11 +135,12 @@ class TunedLens(nn.Module):
                 yield divergence(final, predicted, mask_of(inputs))
 
     def save(self, file: str | os.PathLike[str]) -> None:
-        """Writes the lens as safetensors, whole or not at all."""
-        target = Path(file)
-        incoming = target.with_name(f"{target.name}.partial")
-        save_file(self.state_dict(), incoming)
-        incoming.replace(target)
+        """Writes the lens as safetensors, whole or not at all.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        replace_file(Path(file), lambda incoming: save_file(self.state_dict(), incoming))
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> "TunedLens":
@@ -138,8 +151,10 @@ class TunedLens(nn.Module):
         """
         try:
             tensors = load_file(file)
-            layers = len(tensors) // 2
-            lens = cls(layers, len(tensors["maps.0.bias"])).to(tensors["maps.0.bias"].dtype)
+            bias, weight = tensors["maps.0.bias"], tensors["maps.0.weight"]
+            if weight.shape != (len(bias), len(bias)):  # before memory is taken for a weight of that size
+                raise KeyError
+            lens = cls(len(tensors) // 2, len(bias)).to(bias.dtype)
             lens.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, RuntimeError, TypeError):
             raise InputError(f"{file} must be a tuned lens as TunedLens.save writes it") from None

@@ -1,19 +1,22 @@
 """At the last layer the lens is the model, bit by bit; tuned, it is nearer to the end at every layer before."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
+from support.attribution import INPUTS
 from support.models import random_model
 from support.reactions import REACTION, encode
 
 from minibert import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertModel, BertTokenizer
 from minibert.checkpoints import store
-from minibert.errors import InputError, TokenizerError
-from minibert.interpret import TunedLens, logit_lens, nearest_words
+from minibert.errors import InputError, StoreError, TextError, TokenizerError
+from minibert.interpret import TunedLens, logit_lens, nearest_words, untrained
 from minibert.trace.compare import example_inputs
 
 
@@ -39,19 +42,27 @@ def test_real_checkpoints(name: str, reactions: Path, data: Callable[[str], Path
 
 
 def test_ranks_of_the_right_symbol(reactions: Path) -> None:
-    """Over the layers of a pretrained model, the right symbol becomes the most probable one, if not every time."""
+    """Over the layers of a pretrained model, the right symbol becomes the most probable one, if not every time.
+
+    In a model of random weights it does not.
+    """
     folder = reactions / "bert_pretrained"
     model = BertForMaskedLM.from_pretrained(folder)
     ids = encode(folder, REACTION)
-    right = []
-    for position in range(1, 40, 3):
-        masked = ids.clone()
-        masked[0, position] = encode(folder, "[MASK]")[0, 1]
-        ranks = logit_lens(model, {"input_ids": masked}).rank(int(ids[0, position]))[:, 0, position]
-        assert ranks.shape == (13,)
-        right.append(ranks)
-    first, last = torch.stack(right).median(dim=0).values[[0, -1]].tolist()
-    assert last == 0 < first
+    positions = torch.arange(1, 40, 6)
+    rows = torch.arange(len(positions))
+    masked = ids.repeat(len(positions), 1)
+    masked[rows, positions] = encode(folder, "[MASK]")[0, 1]
+
+    def median_ranks(model) -> list[int]:
+        lens = logit_lens(model, {"input_ids": masked})
+        ranks = [lens.rank(int(ids[0, position]))[:, row, position] for row, position in enumerate(positions)]
+        return torch.stack(ranks).median(dim=0).values.tolist()  # (N, L + 1) → (L + 1)
+
+    trained, random = median_ranks(model), median_ranks(untrained(model))
+    assert len(trained) == len(random) == 13
+    assert trained[-1] == 0 < trained[0]
+    assert random[-1] > 50
 
 
 def test_ranks_and_tops_by_sorting() -> None:
@@ -121,6 +132,61 @@ def test_a_tuned_lens_is_nearer_to_the_end(data: Callable[[str], Path]) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+ESTERS = ["CC(=O)O.OCC>>CC(=O)OCC", "CCC(=O)O.OC>>CCC(=O)OC", "CC(=O)O.OCCC>>CC(=O)OCCC", "CC(=O)Cl.OC>>CC(=O)OC"]
+OTHERS = ["CCCC(=O)O.OCC>>CCCC(=O)OCC", "CC(C)O.CC(=O)Cl>>CC(C)OC(C)=O"]
+
+
+def test_a_tuned_lens_of_a_real_head(reactions: Path) -> None:
+    """At each of twelve layers, on reactions that it was not fitted on."""
+    folder = reactions / "bert_pretrained"
+    model, tokenizer = BertForPreTraining.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
+    tuned = TunedLens.fit(model, tokenizer, ESTERS, steps=12, learning_rate=3e-3)
+    inputs = tokenizer(OTHERS)
+    plain, lens = logit_lens(model, inputs).kl(), logit_lens(model, inputs, tuned)
+    assert (lens.kl()[:-1] < 0.9 * plain[:-1]).all()
+    assert torch.equal(lens.logits(-1), model(**inputs).prediction_logits)
+
+
+def random_lens() -> TunedLens:
+    lens = TunedLens(3, 24).double()
+    for parameter in lens.parameters():
+        parameter.data = torch.randn(parameter.shape, dtype=torch.float64) * 0.1
+    return lens
+
+
+def test_each_layer_has_its_own_map() -> None:
+    """h + A·h + b, but for the last; and what is fitted is what is then read."""
+    model = random_model(kind=BertForMaskedLM).double()
+    inputs, lens = example_inputs(model.bert), random_lens()
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    found = logit_lens(model, inputs, lens)
+    for layer, (each, state) in enumerate(zip(lens.maps, states, strict=False)):
+        translated = state + torch.einsum("de,bse->bsd", each.weight, state) + each.bias
+        expected = model.masked_lm(translated, model.bert.embeddings.word_embeddings.weight)
+        torch.testing.assert_close(found.logits(layer), expected, atol=1e-12, rtol=0)
+    assert torch.equal(found.logits(-1), model(**inputs).logits)
+    torch.testing.assert_close(found.kl()[:-1], torch.stack(list(lens.losses(model, inputs))), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["padded, with a pair", "padded on the left"])
+def test_padding_never_counts_in_the_fit(name: str) -> None:
+    """Whatever stands there, the divergences that are made small are the same, and those of the texts on their own."""
+    model = random_model(kind=BertForMaskedLM).double()
+    inputs = INPUTS[name](example_inputs(model.bert))
+    real = inputs["attention_mask"].bool()
+    assert not real.all()
+    lens = random_lens()
+    found = torch.stack(list(lens.losses(model, inputs)))
+    other = {**inputs, "input_ids": inputs["input_ids"].where(real, 49)}
+    torch.testing.assert_close(torch.stack(list(lens.losses(model, other))), found, atol=0, rtol=1e-12)
+    if name == "padded, with a pair":  # alone, a text that is padded on the left has other positions
+        total = torch.zeros(3, dtype=torch.float64)
+        for row, length in enumerate(real.sum(dim=1).tolist()):
+            alone = {key: tensor[row : row + 1, :length] for key, tensor in inputs.items()}
+            total += length * torch.stack(list(lens.losses(model, alone)))
+        torch.testing.assert_close(total / real.sum(), found, atol=0, rtol=1e-10)
+
+
 def small() -> tuple[BertForMaskedLM, BertTokenizer]:
     tokenizer = BertTokenizer.from_pretrained(store.DEFAULT)
     return random_model(kind=BertForMaskedLM, vocab_size=len(tokenizer), max_position_embeddings=64), tokenizer
@@ -179,6 +245,22 @@ def test_texts_longer_than_the_model_takes_are_cut() -> None:
     assert all(tensor.any() for tensor in lens.state_dict().values())
 
 
+def test_a_damaged_lens_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before memory is taken for what the file only claims; a good one replaces it."""
+    file = tmp_path / "lens.safetensors"
+    save_file({"maps.0.weight": torch.zeros(3, 3), "maps.0.bias": torch.zeros(10**4)}, file)
+    with monkeypatch.context() as patched:
+        patched.setattr(TunedLens, "__init__", lambda *_: pytest.fail("memory was taken"))
+        with pytest.raises(InputError, match="must be a tuned lens"):
+            TunedLens.load(file)
+    for bias in (torch.zeros(()), torch.zeros(3, dtype=torch.int64)):
+        save_file({"maps.0.weight": torch.zeros(3, 3, dtype=bias.dtype), "maps.0.bias": bias}, file)
+        with pytest.raises(InputError, match="must be a tuned lens as TunedLens"):
+            TunedLens.load(file)
+    TunedLens(1, 3).save(file)
+    assert len(TunedLens.load(file).maps) == 1
+
+
 # --- without a head --------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +297,18 @@ def test_nearest_words_of_zeros_in_float16(tokenizer: BertTokenizer) -> None:
 # --- what is printed, and what is refused ----------------------------------------------------------------------------
 
 
+def test_padding_of_nan_has_no_say() -> None:
+    """Whatever padding becomes, tokens have their order."""
+    model = random_model(kind=BertForMaskedLM)
+    inputs = example_inputs(model.bert)
+    padding = inputs["attention_mask"] == 0
+    expected = logit_lens(model, inputs)
+    states = tuple(state.masked_fill(padding[..., None], torch.nan) for state in expected.hidden_states)
+    found = dataclasses.replace(expected, hidden_states=states)
+    assert torch.equal(found.top(3).ids[:, ~padding], expected.top(3).ids[:, ~padding])
+    assert torch.equal(found.kl(), expected.kl())
+
+
 def test_what_is_printed() -> None:
     model, tokenizer = small()
     inputs = tokenizer(["a [MASK] in soup", "a fly"])
@@ -222,6 +316,7 @@ def test_what_is_printed() -> None:
     lines = str(lens).splitlines()
     assert lines[0].split() == ["layer", *inputs.tokens(0)]
     assert len(lines) == 5
+    assert lens.table(row=1).splitlines()[0].split() == ["layer", "[CLS]", "a", "fly", "[SEP]"]
     one = inputs.rows([0])
     lines = logit_lens(model, one).at(k=2).splitlines()
     top = logit_lens(model, one).top(2)
@@ -238,6 +333,12 @@ def test_what_is_printed() -> None:
 
 
 IDS = {"input_ids": torch.tensor([[1, 2, 3]])}
+
+
+def broken(model: BertForMaskedLM) -> BertForMaskedLM:
+    """The model with NaN in its second layer."""
+    model.bert.encoder.layers[1].attention.query.bias.data.fill_(torch.nan)
+    return model
 
 
 @pytest.mark.parametrize(
@@ -266,6 +367,13 @@ IDS = {"input_ids": torch.tensor([[1, 2, 3]])}
         (lambda model, t: TunedLens.fit(model, t, ["a"], masked="x"), InputError, "masked must be a share"),
         (lambda model, t: TunedLens.fit(model, t, ["a"], learning_rate=-1), InputError, "must be a positive number"),
         (lambda model, t: TunedLens.fit(model, t, "a text"), InputError, "texts must be a list of texts"),
+        (lambda model, t: TunedLens.fit(model, t, []), TextError, "must not be an empty list"),
+        (lambda model, t: TunedLens.fit(broken(model), t, ["a"]), InputError, "the divergence of layer 0 must be fin"),
+        (lambda model, t: TunedLens(0, 24), InputError, "layers must be a positive integer"),
+        (lambda model, t: TunedLens(2, 24).save("nowhere/lens"), StoreError, "cannot write nowhere/lens"),
+        (lambda model, _: logit_lens(broken(model), IDS).rank(7), InputError, "order, got NaN after layer 2"),
+        (lambda model, _: logit_lens(broken(model), IDS).top(7), InputError, "order, got NaN after layer 2"),
+        (lambda model, t: nearest_words(torch.full((24,), torch.nan), model, t), InputError, "finite numbers, got NaN"),
         (lambda model, t: TunedLens.load("nowhere"), InputError, "must be a tuned lens as TunedLens.save writes it"),
         (lambda model, t: nearest_words(torch.ones(23), model, t), InputError, r"hidden must be vectors \(…, 24\)"),
         (lambda model, t: nearest_words(torch.ones(2, 0, 24), model, t), InputError, "hidden must not be empty"),
