@@ -51,9 +51,9 @@ def decompose(text: str, token: str | None, position: int | None, by: str, k: in
 @click.command()
 @click.argument("text")
 @click.option("--position", type=int, help="Show the most probable tokens at this position, counted from [CLS].")
-@click.option("--top", "k", type=click.IntRange(1), default=5, show_default=True, help="How many tokens to show there.")
+@click.option("--top", "k", type=click.IntRange(1), help="How many tokens to show there.  [default: 5]")
 @model_option
-def lens(text: str, position: int | None, k: int, name: str) -> None:
+def lens(text: str, position: int | None, k: int | None, name: str) -> None:
     """Show what would be predicted after each layer.
 
     For a text with one [MASK], or with --position, the most probable tokens there; otherwise the most probable token at
@@ -67,9 +67,11 @@ def lens(text: str, position: int | None, k: int, name: str) -> None:
 
     folder = store.resolve(name)
     inputs = BertTokenizer.from_pretrained(folder)(text)
-    found = interpret.logit_lens(load_masked_lm(folder, name), inputs)
     one = position is not None or inputs.tokens().count(MASK) == 1
-    click.echo(found.at(position, k=k) if one else found)
+    if k is not None and not one:
+        raise click.UsageError(f"--top needs a text with one {MASK}, or --position")
+    found = interpret.logit_lens(load_masked_lm(folder, name), inputs)
+    click.echo(found.at(position, k=k or 5) if one else found)
 
 
 @click.command()

@@ -61,6 +61,7 @@ def test_heads(checkpoint: Path) -> None:
         (("decompose", SENTENCE, "--by", "neurons"), 2, "'neurons' is not one of 'part', 'head'"),
         (("lens", MASKED), 1, "has no masked-language-model head"),
         (("lens", MASKED, "--top", "0"), 2, "0 is not in the range x>=1"),
+        (("lens", SENTENCE, "--top", "3"), 2, "--top needs a text with one [MASK], or --position"),
         (("heads",), 2, "Missing argument 'TEXT...'"),
         (("heads", ""), 1, "has nothing to encode"),
     ],
