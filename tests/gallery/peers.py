@@ -12,7 +12,6 @@ import importlib.metadata
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ import transformers
 from minibert.checkpoints import store
 
 TEXT = "There was a fly drinking from my soup"
+OTHER = "There was a bee drinking from my soup"
 TABLE = Path(__file__).with_name("PEERS.md")
 QUESTIONS = [
     "the hidden states of transformers",
@@ -69,6 +69,21 @@ def attention_output(model: Any, inputs: Any) -> torch.Tensor:
     return kept[0]
 
 
+def without_head(model: Any, inputs: Any) -> torch.Tensor:
+    """The last hidden state without head 5 of the fourth layer, whose columns of the linear map are set to 0."""
+    weight = model.encoder.layer[3].attention.output.dense.weight
+    kept = weight.clone()
+    weight[:, 160:192] = 0
+    last = model(**inputs).last_hidden_state
+    weight.copy_(kept)
+    return last
+
+
+def switched_off(how: str, found: torch.Tensor, expected: torch.Tensor) -> str:
+    """Sums in another order round differently: that is no difference here."""
+    return how if torch.allclose(found, expected, atol=1e-5) else f"{how}, {off(found, expected)}"
+
+
 def of_minibert() -> Answers:
     from minibert import BertModel, BertTokenizer
     from minibert.interpret import decompose, integrated_gradients, logit_lens, patch
@@ -77,7 +92,7 @@ def of_minibert() -> Answers:
 
     theirs, given, folder = reference()
     model, tokenizer = BertModel.from_pretrained(folder, attention="eager"), BertTokenizer.from_pretrained(folder)
-    inputs, other = tokenizer(TEXT), tokenizer("There was a bee drinking from my soup")
+    inputs, other = tokenizer(TEXT), tokenizer(OTHER)
     baseline = model.embeddings.word_embeddings.weight[0]  # [PAD] everywhere, as captum is asked below
 
     def score(out: Any) -> torch.Tensor:
@@ -94,8 +109,8 @@ def of_minibert() -> Answers:
 
     def head() -> str:
         with edit(model, "encoder.layers.3.attention.context", zero, heads=5):
-            model(**inputs)
-        return "yes"
+            last = model(**inputs).last_hidden_state
+        return switched_off("yes", last, without_head(theirs, given))
 
     def lens() -> str:
         from minibert import BertForMaskedLM
@@ -125,6 +140,7 @@ def of_minibert() -> Answers:
 
 
 def of_transformer_lens() -> Answers:
+    from transformer_lens import patching
     from transformer_lens.model_bridge import TransformerBridge
 
     theirs, given, folder = reference()
@@ -137,33 +153,53 @@ def of_transformer_lens() -> Answers:
         components = cache.decompose_resid(layer=-1, return_labels=False)
         return f"off by {(components.sum(0) - states).abs().max().item():.0f}, without a word"
 
+    def attention() -> str:
+        expected = attention_output(theirs, given)
+        found = {name: off(cache[f"blocks.3.{name}"], expected) for name in ("attn.o.hook_out", "hook_attn_out")}
+        return f"{found['attn.o.hook_out']}, as attn.o.hook_out; hook_attn_out is {found['hook_attn_out']}"
+
     def head() -> str:
         def off_head(value: torch.Tensor, hook: Any) -> torch.Tensor:
             value[:, :, 5] = 0
             return value
 
-        bridge.run_with_hooks(ids, fwd_hooks=[("blocks.3.attn.hook_z", off_head)])
-        return "by hand, of z"
+        last: list[torch.Tensor] = []
+        hooks = [("blocks.3.attn.hook_z", off_head), ("blocks.5.hook_out", lambda value, hook: last.append(value))]
+        bridge.run_with_hooks(ids, fwd_hooks=hooks)
+        return switched_off("yes, by a hook", last[0], without_head(theirs, given))
 
     def lens() -> str:
         tiny = TransformerBridge.boot_transformers(str(bert_tiny()))
         ids = transformers.AutoTokenizer.from_pretrained(bert_tiny())("a [MASK]", return_tensors="pt")["input_ids"]
-        logits, states = tiny.run_with_cache(ids)
-        last = states.accumulated_resid(layer=-1, apply_ln=True)[-1]
-        return f"off by {(tiny.unembed(last) - logits).abs().max().item():.0f} at the last layer, without a word"
+        _, states = tiny.run_with_cache(ids)
+        try:
+            states.logit_lens()
+        except ValueError as error:
+            return f"refused: {type(error).__name__}"
+        return "answers"
+
+    def headless() -> str:
+        other = TransformerBridge.boot_transformers(str(folder))
+        is_random = not torch.equal(bridge(ids), other(ids))  # the same checkpoint, loaded twice
+        return f"answers, from a head {'of random numbers' if is_random else 'that is not in the checkpoint'}"
+
+    def patched() -> str:
+        other = transformers.AutoTokenizer.from_pretrained(folder)(OTHER, return_tensors="pt")["input_ids"]
+        effects = patching.get_act_patch_resid_pre(bridge, other, cache, lambda logits: logits[0, 4, 100])
+        return f"yes, {tuple(effects.shape)}"
 
     def attribution() -> str:
         raise NotImplementedError
 
     return [
         lambda: off(cache[f"blocks.{bridge.cfg.n_layers - 1}.hook_out"], states),
-        lambda: off(cache["blocks.3.hook_attn_out"], attention_output(theirs, given)),
+        attention,
         head,
         parts,
         lens,
-        lambda: f"answers, from a head of random numbers: {tuple(bridge(ids).shape)}",
+        headless,
         attribution,
-        lambda: "a loop, by hand",
+        patched,
         attribution,
     ]
 
@@ -181,13 +217,14 @@ def of_nnsight() -> Answers:
 
     def attention() -> str:
         with model.trace(**given):
-            found = model.encoder.layer[3].attention.output.dense.output.save()
+            found = model.encoder.layer[3].attention.E_output.dense.output.save()  # its name for a module `output`
         return off(found, attention_output(theirs, given))
 
     def head() -> str:
         with model.trace(**given):
-            model.encoder.layer[3].attention.output.dense.input[:, :, 160:192] = 0
-        return "by hand, columns 160 to 191"
+            model.encoder.layer[3].attention.E_output.dense.input[:, :, 160:192] = 0
+            last = model.output.last_hidden_state.save()
+        return switched_off("by hand, columns 160 to 191", last, without_head(theirs, given))
 
     def none() -> str:
         raise NotImplementedError
@@ -223,8 +260,6 @@ def of_bertviz() -> Answers:
     def page() -> str:
         tokens = transformers.AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(given["input_ids"][0])
         html = model_view(theirs(**given, output_attentions=True).attentions, tokens, html_action="return").data
-        with tempfile.TemporaryDirectory() as there:
-            (Path(there) / "page.html").write_text(html)
         remote = re.findall(r"cdnjs|requirejs\.org|https://[^\"' ]*\.js", html)
         return f"no: {len(html) // 1000:,} kB that load scripts from elsewhere" if remote else "yes"
 
@@ -277,8 +312,8 @@ def main() -> None:
         "# What other tools do with a BERT",
         "",
         "Written by `python tests/gallery/peers.py`: each cell is what happened when a tool was asked, on",
-        "all-MiniLM-L6-v2. – stands for what it does not offer, “off by” for the largest difference. nnsight takes",
-        "the modules of BERT that are named `output` for what a module returns.",
+        "all-MiniLM-L6-v2, and for a prediction after each layer on a BERT-tiny with its head. – stands for what it",
+        "does not offer, “off by” for the largest difference.",
         "",
         "| " + " | ".join(["", *columns]) + " |",
         "| " + " | ".join(["---"] * (len(columns) + 1)) + " |",
