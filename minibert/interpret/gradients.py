@@ -17,6 +17,7 @@ paper, all neurons there grow together, where its equation changes one at a time
 those of self-attention attribution (Hao et al. 2021).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,13 +117,14 @@ def integrated_gradients(
     Args:
         model: a `BertModel`, or one with a head, in evaluation mode.
         inputs: what a tokenizer returns, (B, S).
-        target: what is explained: a target of `minibert.interpret.targets`, or a function of the model's output.
+        target: what is explained: a target of `minibert.interpret.targets`, or a function of the model's output that
+            returns one number for each row, of that row alone: each point of the path is a row, too.
         at: the value, by its name in `record`.
         baseline: "pad" or "mask", the embedding of that token in the place of every other but [CLS], [SEP], [MASK] and
             padding, which are the same in both (only a tokenizer's inputs tell the first three); "zero", zeros; or a
             tensor that broadcasts to the value. None means "pad" at the word embeddings, and "zero" elsewhere.
         steps: at how many points the gradient is taken, the nodes of Gauss and Legendre: more make the error smaller.
-        batch: how many rows are computed at once; never less than all texts at one point.
+        batch: at most how many rows have their gradient computed at once; texts that are compared stay together.
 
     Raises:
         InputError: something that does not fit the model or each other, or a target that does not depend on the value.
@@ -135,20 +137,13 @@ def integrated_gradients(
     name, value, after = _value_at(model, inputs, target, at)
     start = _baseline(model, inputs, name, value, baseline)
     before = _target_at(model, inputs, target, name, start)
-    nodes, weights = gauss_legendre(steps)
-    count = len(value)
-    total = torch.zeros_like(value, dtype=torch.float64)
-    at_once = max(1, batch // count)
-    for first in range(0, steps, at_once):
-        points = nodes[first : first + at_once].to(value)
-        shares = weights[first : first + at_once].to(total)
-        each = (-1, *[1] * value.dim())  # one point, all rows
-        path = start + points.view(each) * (value - start)  # (P, B, S, D)
-        rows = list(range(count)) * len(points)
-        gradient = _gradient(model, rows_of(inputs, rows), target, name, path.flatten(0, 1)).view(path.shape)
-        total += (gradient * shares.view(each)).sum(dim=0)
-    values = (total * (value - start)).to(value.dtype)
     together = as_target(target).rows  # of texts that are compared, the pair explains the difference
+
+    def gradient_at(rows: list[int], points: Tensor) -> Tensor:
+        return _gradient(model, rows_of(inputs, rows), target, name, points)
+
+    mean = _mean_gradient(gradient_at, start, value, steps=steps, batch=batch, together=together)
+    values = (mean * (value - start)).to(value.dtype)
     sums = values.double().flatten(1).sum(dim=1).view(-1, together).sum(dim=1)
     difference = (after - before)[::together]
     off = (sums - difference).abs()
@@ -232,6 +227,34 @@ def _gradient(model: nn.Module, inputs: Inputs, target: TargetLike, name: str, v
     if gradient is None:
         raise InputError(f"the target must depend on {name}, and {as_target(target).name} does not")
     return gradient
+
+
+def _mean_gradient(
+    gradient_at: Callable[[list[int], Tensor], Tensor],
+    start: Tensor,
+    value: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    together: int,
+) -> Tensor:
+    """The mean gradient along the straight line from one value to another, in float64.
+
+    Args:
+        gradient_at: returns the gradient of these rows of the inputs, with these values.
+        together: how many rows that follow each other are never computed apart.
+    """
+    nodes, weights = gauss_legendre(steps)
+    mean = torch.zeros_like(value, dtype=torch.float64)
+    each = (-1, *[1] * value.dim())  # one point, all rows
+    for rows in torch.arange(len(value)).split(max(1, batch // together) * together):
+        first, last = start[rows], value[rows]  # (B, S, D) → (R, S, D)
+        points = max(1, batch // len(rows))
+        for node, weight in zip(nodes.split(points), weights.split(points), strict=True):
+            path = first + node.to(value).view(each) * (last - first)  # (P, R, S, D)
+            gradient = gradient_at(rows.tolist() * len(node), path.flatten(0, 1)).view(path.shape)
+            mean[rows] += (gradient * weight.to(mean).view(each)).sum(dim=0)  # (P, R, S, D) → (R, S, D)
+    return mean
 
 
 def _scores(values: Tensor, model: nn.Module, name: str) -> Tensor:

@@ -109,6 +109,28 @@ def test_the_batch_does_not_matter(batch: int) -> None:
     torch.testing.assert_close(found.values, expected.values, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "target, batch, most",
+    [(smooth, 1, 1), (smooth, 4, 4), (smooth, 7, 6), (text_similarity(), 1, 2), (text_similarity(), 5, 4)],
+)
+def test_no_more_rows_are_computed_at_once(target, batch: int, most: int) -> None:
+    """However many texts there are; only texts that are compared are never apart."""
+    model, given = random_case("small", "padded, with a pair")
+    given = {name: tensor[[0, 1, 2, 0, 1, 2]] for name, tensor in given.items()}
+    whole = integrated_gradients(model, given, target, steps=20, batch=1000)
+    sizes = []
+
+    def count(_, __, out) -> None:
+        if torch.is_grad_enabled():
+            sizes.append(len(out))
+
+    handle = model.embeddings.register_forward_hook(count)
+    found = integrated_gradients(model, given, target, steps=20, batch=batch)
+    handle.remove()
+    assert max(sizes) == most
+    torch.testing.assert_close(found.values, whole.values, atol=1e-12, rtol=0)
+
+
 # --- beside captum, on the model of transformers ---------------------------------------------------------------------
 
 
