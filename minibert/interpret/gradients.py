@@ -69,8 +69,7 @@ class Attribution:
         Raises:
             InputError: inputs that no tokenizer made, or a value without positions.
         """
-        if self.scores.dim() < 2:
-            raise InputError("words need scores of positions, which this value does not have")
+        self._check_positions("words")
         found = []
         for row, scores in enumerate(self.scores):
             groups = word_groups(self.inputs, row)
@@ -78,7 +77,12 @@ class Attribution:
         return found
 
     def labelled(self, row: int = 0) -> list[tuple[str, float]]:
-        """The tokens of a text that are not padding, each with its score."""
+        """The tokens of a text that are not padding, each with its score.
+
+        Raises:
+            InputError: a value without positions, or a text that is not there.
+        """
+        self._check_positions("tokens")
         row = check_row(row, self.inputs)
         real = mask_of(self.inputs)[row].tolist()
         pairs = zip(self.tokens[row], self.scores[row].tolist(), real, strict=True)
@@ -95,11 +99,15 @@ class Attribution:
         return "\n".join(lines if self.error is None else [*lines, f"the sum is off by {self.error:.1e}"])
 
     def plot(self, row: int = 0) -> Any:
-        """A picture of the scores of one text."""
+        """A picture of the scores of one text; raises as `labelled` does."""
         from minibert.show.plots import plot_bars
 
         tokens, scores = zip(*self.labelled(row), strict=True)
         return plot_bars(list(scores), tokens, quantity="score", title=self.of)
+
+    def _check_positions(self, what: str) -> None:
+        if self.scores.dim() < 2:
+            raise InputError(f"{what} need scores of positions, which this value does not have")
 
 
 def integrated_gradients(

@@ -240,6 +240,14 @@ def test_words_and_what_is_printed(tokenizer: BertTokenizer, checkpoint: Path) -
     assert "fly" in found.plot(row=1)._repr_svg_()
 
 
+def test_a_value_without_positions_has_no_tokens_to_show() -> None:
+    model = random_model(kind=BertForSequenceClassification)
+    found = saliency(model, GIVEN, class_logit(1), at="pooler_output")
+    for ask in (found.plot, found.labelled, lambda: found.words):
+        with pytest.raises(InputError, match="need scores of positions, which this value does not have"):
+            ask()
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_it_works_where_gradients_are_switched_off(mode) -> None:
     """For a caller who computes none, and on a model that was made there."""
