@@ -138,7 +138,7 @@ def integrated_gradients(
         InputError: something that does not fit the model or each other, or a target that does not depend on the value.
 
     Warns:
-        CompletenessWarning: the error is more than 1 % of the difference: take more steps.
+        CompletenessWarning: the error is more than 1 % of the difference, or not a number.
     """
     bert_of(model)
     steps, batch = check_integer("steps", steps, 1), check_integer("batch", batch, 1)
@@ -155,12 +155,7 @@ def integrated_gradients(
     sums = values.double().flatten(1).sum(dim=1).view(-1, together).sum(dim=1)
     difference = (after - before)[::together]
     off = (sums - difference).abs()
-    if not (off <= TOLERANCE * difference.abs()).all():  # NaN is no agreement either
-        warn(
-            f"the attributions sum to the difference within {off.max().item():.1e} only, which is more than 1 % of it: "
-            f"take more than {steps} steps",
-            CompletenessWarning,
-        )
+    _warn_unless_complete(off, difference, steps)
     scores = _scores(values, model, name)
     return _attribution(values, scores, inputs, target, after, before, off.max().item())
 
@@ -263,6 +258,19 @@ def _mean_gradient(
             gradient = gradient_at(rows.tolist() * len(node), path.flatten(0, 1)).view(path.shape)
             mean[rows] += (gradient * weight.to(mean).view(each)).sum(dim=0)  # (P, R, S, D) → (R, S, D)
     return mean
+
+
+def _warn_unless_complete(off: Tensor, difference: Tensor, steps: int) -> None:
+    if (off <= TOLERANCE * difference.abs()).all():  # NaN is no agreement either
+        return
+    message = f"the attributions sum to the difference within {off.max().item():.1e} only"
+    if not off.isfinite().all():
+        message += ": the model, the baseline or the target has NaN or infinity"
+    else:
+        message += f", which is more than 1 % of it: take more than {steps} steps"
+        if difference.dtype in (torch.float16, torch.bfloat16):
+            message += ", or a model in float32, which rounds less"
+    warn(message, CompletenessWarning)
 
 
 def _scores(values: Tensor, model: nn.Module, name: str) -> Tensor:

@@ -294,10 +294,16 @@ def test_a_mask_that_was_put_in_later_is_in_the_baseline_too(tokenizer: BertToke
         found.plot(row=1)
 
 
+def test_half_precision_is_told_to_round_less() -> None:
+    model, given = random_case("one layer, one head", "padded, with a pair")
+    with pytest.warns(CompletenessWarning, match="take more than 1 steps, or a model in float32"):
+        integrated_gradients(model.bfloat16(), given, smooth, steps=1)
+
+
 def test_nan_is_not_completeness() -> None:
     model = random_model()
     model.encoder.layers[0].attention_norm.weight.fill_(float("nan"))
-    with pytest.warns(CompletenessWarning, match="within nan only"):
+    with pytest.warns(CompletenessWarning, match="within nan only: the model, the baseline or the target has NaN"):
         integrated_gradients(model, GIVEN, smooth, steps=2)
 
 
