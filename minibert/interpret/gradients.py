@@ -128,9 +128,10 @@ def integrated_gradients(
         target: what is explained: a target of `minibert.interpret.targets`, or a function of the model's output that
             returns one number for each row, of that row alone: each point of the path is a row, too.
         at: the value, by its name in `record`.
-        baseline: "pad" or "mask", the embedding of that token in the place of every other but [CLS], [SEP], [MASK] and
-            padding, which are the same in both (only a tokenizer's inputs tell the first three); "zero", zeros; or a
-            tensor that broadcasts to the value. None means "pad" at the word embeddings, and "zero" elsewhere.
+        baseline: "pad", "mask" or "zero", the embedding of that token, or zeros, in the place of every other token but
+            [CLS], [SEP], [MASK] and padding, which are the same in both (only a tokenizer's inputs tell the first
+            three); or a tensor that broadcasts to the value. None means "pad" at the word embeddings, and "zero" at any
+            other value, where that is zeros at every position.
         steps: at how many points the gradient is taken, the nodes of Gauss and Legendre: more make the error smaller.
         batch: at most how many rows have their gradient computed at once; texts that are compared stay together.
 

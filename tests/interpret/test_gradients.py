@@ -41,9 +41,8 @@ def test_completeness(configuration: str, inputs: str) -> None:
     """The sum is the difference of the target between text and baseline, and more steps come closer to it."""
     model, given = random_case(configuration, inputs)
     if configuration == "relu, large eps":
-        model.encoder.layers[0].feed_forward.activation = F.gelu  # ReLU has a corner, which no number of nodes is for
         for layer in model.encoder.layers:
-            layer.feed_forward.activation = F.gelu
+            layer.feed_forward.activation = F.gelu  # ReLU has a corner, which no number of nodes is for
     found = integrated_gradients(model, given, smooth, baseline="zero", steps=400)
     start = torch.zeros(1, 1, 24, dtype=torch.float64)
     real = given.get("attention_mask", torch.ones_like(given["input_ids"]))[..., None]
@@ -129,6 +128,14 @@ def test_no_more_rows_are_computed_at_once(target, batch: int, most: int) -> Non
     handle.remove()
     assert max(sizes) == most
     torch.testing.assert_close(found.values, whole.values, atol=1e-12, rtol=0)
+
+
+def test_the_error_is_that_of_the_worst_text() -> None:
+    model, given = random_case("small", "padded, with a pair")
+    found = integrated_gradients(model, given, smooth, steps=3)
+    errors = (found.values.flatten(1).sum(1) - (found.target - found.baseline_target)).abs()
+    assert errors.max() > 2 * errors.min()
+    assert found.error == pytest.approx(errors.max().item(), abs=1e-14)
 
 
 # --- beside captum, on the model of transformers ---------------------------------------------------------------------
@@ -298,6 +305,23 @@ def test_half_precision_is_told_to_round_less() -> None:
     model, given = random_case("one layer, one head", "padded, with a pair")
     with pytest.warns(CompletenessWarning, match="take more than 1 steps, or a model in float32"):
         integrated_gradients(model.bfloat16(), given, smooth, steps=1)
+
+
+def test_baselines_keep_special_tokens(tokenizer: BertTokenizer) -> None:
+    model = random_model(vocab_size=len(tokenizer), max_position_embeddings=16).double()
+    inputs = tokenizer(["the [MASK] bank", "a fly"])
+    table = model.embeddings.word_embeddings.weight
+    mask = tokenizer.convert_tokens_to_ids("[MASK]")
+    for kind, vector in (("pad", table[0]), ("mask", table[mask]), ("zero", torch.zeros(24).double())):
+        found = integrated_gradients(model, inputs, smooth, baseline=kind, steps=100)
+        assert (found.scores == 0).tolist() == [[True, False, True, False, True], [True, False, False, True, True]]
+        start = table[inputs["input_ids"]]
+        start[0, [1, 3]] = start[1, [1, 2]] = vector
+        by_hand = integrated_gradients(model, inputs, smooth, baseline=start, steps=100)
+        torch.testing.assert_close(found.values, by_hand.values, atol=1e-12, rtol=0)
+    bare = integrated_gradients(model, dict(inputs), smooth, baseline="zero", steps=100)
+    # No tokenizer says which tokens are special.
+    assert (bare.scores == 0).tolist() == [[False] * 5, [False, False, False, False, True]]
 
 
 def test_nan_is_not_completeness() -> None:
