@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -72,6 +72,27 @@ def write_atomically(folder: str | os.PathLike[str], owns: Sequence[str]) -> Ite
         raise
     except (OSError, SafetensorError) as error:
         raise StoreError(f"cannot save to the folder {folder}: {error}") from error
+
+
+def replace_file(file: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file beside another, puts it on the disk, and then in the place of that, in one step.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    incoming = file.with_name(f"{file.name}.partial")
+    try:
+        incoming.unlink(missing_ok=True)
+        incoming.touch()
+        mode = (
+            incoming.stat().st_mode
+        )  # as the user wants new files; those of safetensors are readable by their owner alone
+        write(incoming)
+        incoming.chmod(mode)
+        _flush_to_disk(incoming)
+        incoming.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"cannot write {file}: {error}; what was there before is kept") from error
 
 
 def finish_save(folder: Path) -> None:

@@ -152,7 +152,7 @@ def circuit(model: nn.Module, layer: int, head: int) -> Circuit:
     module = bert.encoder.layers[layer]
     assert isinstance(module, EncoderLayer)
     attention, size = module.attention, bert.config.head_size
-    check_integer("head", head, 0, attention.output.in_features // size - 1)
+    check_integer("head", head, 0, len(bert.config.kept_heads(layer)) - 1)
     rows = slice(head * size, (head + 1) * size)
     weights = (attention.query.weight[rows], attention.key.weight[rows], attention.value.weight[rows])
     biases = (attention.query.bias[rows], attention.key.bias[rows], attention.value.bias[rows])

@@ -16,6 +16,7 @@ section 6). Of each neuron of the feed-forward blocks, `neurons`: its mean, its 
 """
 
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -58,23 +59,23 @@ class Seen:
         return torch.stack(values)
 
 
-class Statistic:
+class Statistic(ABC):
     """Something that is summed over a corpus; `state` are its sums, by name."""
 
     def __init__(self) -> None:
         self.state: State = {}
 
+    @abstractmethod
     def names(self, layers: int) -> list[str]:
         """The values that it reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, seen: Seen) -> None:
         """Adds a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> Any:
         """What the sums come to."""
-        raise NotImplementedError
 
     def add(self, name: str, value: Tensor | float) -> None:
         """Adds to one of the sums."""

@@ -33,7 +33,7 @@ from minibert.checks import as_integer, check_integer, check_one_of, shown
 from minibert.errors import InputError
 from minibert.interpret.readouts import read_out
 from minibert.interpret.residual import Run, pulled_back, pushed_forward
-from minibert.interpret.runs import Inputs, bert_of, check_inputs, mask_of, position_of
+from minibert.interpret.runs import Inputs, as_inputs, bert_of, mask_of, position_of
 from minibert.show.tables import table
 
 HIDDEN = "hidden state"
@@ -141,7 +141,7 @@ def decompose(
             are too many numbers.
     """
     bert = bert_of(model)
-    check_inputs(inputs)
+    as_inputs(inputs)
     check_one_of("by", by, ("part", "head", "neuron"))
     layers = len(bert.encoder.layers)
     number = as_integer(layer)

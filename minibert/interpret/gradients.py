@@ -28,8 +28,8 @@ from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import CompletenessWarning, InputError, warn
 from minibert.interpret.runs import (
     Inputs,
+    as_inputs,
     bert_of,
-    check_inputs,
     check_row,
     differentiable,
     differentiable_inputs,
@@ -200,7 +200,7 @@ def _attribution(
 
 def _value_at(model: nn.Module, inputs: Inputs, target: TargetLike, at: str) -> tuple[str, Tensor, Tensor]:
     """The name of a value, the value itself, and the target."""
-    check_inputs(inputs)
+    as_inputs(inputs)
     found = matching(model, at)
     if len(found) > 1:
         raise InputError(f"at must be the name of one value, got {shown(at)}, which is {len(found)}")

@@ -145,7 +145,8 @@ def all_places(model: nn.Module, at: str, positions: bool | None, inputs: Inputs
         raise InputError(
             "texts of different lengths have no positions in common: pass positions=False, or texts of one length"
         )
-    heads = {_heads(model, name) if by_head else 1 for name in values}
+    kept_heads = bert_of(model).config.kept_heads
+    heads = {len(kept_heads(layer_of(name) or 0)) if by_head else 1 for name in values}
     if len(heads) > 1:
         raise InputError("the layers must have the same number of heads for one table: patch one layer, by its name")
     count, length = heads.pop(), inputs["input_ids"].shape[1] if positions else 1
@@ -157,14 +158,6 @@ def all_places(model: nn.Module, at: str, positions: bool | None, inputs: Inputs
     ]
     sizes = {"L": len(values)} | ({"H": count} if by_head else {}) | ({"S": length} if positions else {})
     return Places(listed, list(values), " ".join(sizes), list(sizes.values()))
-
-
-def _heads(model: nn.Module, name: str) -> int:
-    """The number of heads in the layer of a value."""
-    bert = bert_of(model)
-    output = bert.get_submodule(f"encoder.layers.{layer_of(name)}.attention.output")
-    assert isinstance(output, nn.Linear)
-    return output.in_features // bert.config.head_size
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minibert.interpret.readouts import gate
+from minibert.interpret.readouts import activation_gate
+from minibert.interpret.residual import normed
 from minibert.model import BertModel, EncoderLayer
 from minibert.trace.recording import Trace
 
@@ -79,7 +80,7 @@ class LayerRun:
         parts[:, -1] += self.layer.attention_norm.bias
         expanded = parts @ block.expand.weight.T
         expanded[:, -1] += block.expand.bias
-        gates = gate(block.activation, self.trace[f"{self.name}feed_forward.expand"])  # (B, S, F)
+        gates = activation_gate(block.activation, self.trace[f"{self.name}feed_forward.expand"])  # (B, S, F)
         contracted = (expanded * gates[:, None]) @ block.contract.weight.T
         contracted[:, -1] += block.contract.bias
         scale = self.trace[f"{self.name}feed_forward_norm.scale"][:, None]
@@ -101,11 +102,6 @@ def layer_runs(bert: BertModel, trace: Trace) -> Iterator[LayerRun]:
 def largest(differences: Tensor) -> float:
     """The largest of these numbers by absolute value: 0 if there are none, NaN if one of them is."""
     return differences.abs().max().item() if differences.numel() else 0.0
-
-
-def normed(vectors: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:
-    """Vectors (…, D) after a LayerNorm without its bias, the scale as it was."""
-    return (vectors - vectors.mean(dim=-1, keepdim=True)) * scale * norm.weight
 
 
 def mixing_names(bert: BertModel) -> list[str]:

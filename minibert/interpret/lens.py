@@ -30,7 +30,7 @@ from minibert.errors import InputError
 from minibert.interpret.reading import MaskedLM, divergence, log_probabilities, masked_lm_of, nested, read
 from minibert.interpret.runs import (
     Inputs,
-    check_inputs,
+    as_inputs,
     check_row,
     mask_of,
     position_of,
@@ -175,7 +175,7 @@ def logit_lens(model: nn.Module, inputs: Inputs, lens: TunedLens | None = None) 
             a lens that was fitted to a model of another size.
     """
     mlm = masked_lm_of(model)
-    check_inputs(inputs)
+    as_inputs(inputs)
     if lens is not None and not isinstance(lens, TunedLens):
         raise InputError(f"lens must be a TunedLens or None, got {shown(lens)}")
     output = mlm(**inputs, output_hidden_states=True)

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from minibert.checks import as_integer, check_one_of, shown
 from minibert.errors import InputError
 from minibert.interpret.layer_runs import largest, layer_runs, mixing_names, normed
-from minibert.interpret.runs import Inputs, bert_of, check_inputs, mask_of, tokens_of
+from minibert.interpret.runs import Inputs, as_inputs, bert_of, mask_of, tokens_of
 from minibert.interpret.whole_words import by_word
 from minibert.model import BertModel
 from minibert.show.tables import table
@@ -124,7 +124,7 @@ def contributions(
         InputError: an unknown method, a layer that the model does not have, or words of inputs without them.
     """
     bert = bert_of(model)
-    check_inputs(inputs)
+    as_inputs(inputs)
     check_one_of("how", how, METHODS)
     check_one_of("words", words, (True, False))
     chosen = _chosen(layer, len(bert.encoder.layers))
@@ -148,35 +148,35 @@ def contributions(
 
 # --- methods: a map (B, S, S) after each layer, how far its sum is off, and for one of them the vectors ---------------
 
-Layer = tuple[Tensor, float, Tensor | None]
+LayerMap = tuple[Tensor, float, Tensor | None]
 
 
-def by_attention(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_attention(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     for run in layer_runs(bert, trace):
         weights = run.probabilities.mean(dim=1)  # (B, H, S, T) → (B, S, T)
         yield weights, _rows_off(weights, real), None
 
 
-def by_norm(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_norm(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     for run in layer_runs(bert, trace):
         vectors = run.attended()
         yield vectors.norm(dim=-1), run.attention_off(vectors, real), None
 
 
-def by_norm_with_residual(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_norm_with_residual(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     for run in layer_runs(bert, trace):
         vectors = run.attended()
         yield run.with_residual(vectors).norm(dim=-1), run.attention_off(vectors, real), None
 
 
-def by_norm_with_layer_norm(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_norm_with_layer_norm(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     for run in layer_runs(bert, trace):
         vectors = run.attended()
         normed = run.through_attention_norm(run.with_residual(vectors))
         yield normed.norm(dim=-1), run.attention_off(vectors, real), None
 
 
-def by_rollout(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_rollout(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     def maps() -> Iterator[tuple[Tensor, float]]:
         for run in layer_runs(bert, trace):
             weights = run.probabilities.mean(dim=1)
@@ -185,7 +185,7 @@ def by_rollout(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
     yield from _multiplied(maps(), real)
 
 
-def by_globenc(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_globenc(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     product = None
     for run in layer_runs(bert, trace):
         vectors = run.attended()
@@ -198,7 +198,7 @@ def by_globenc(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
         product = product / product.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(product.dtype).tiny)
 
 
-def by_alti(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_alti(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     def maps() -> Iterator[tuple[Tensor, float]]:
         for run in layer_runs(bert, trace):
             vectors = run.attended()
@@ -211,7 +211,7 @@ def by_alti(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
     yield from _multiplied(maps(), real)
 
 
-def by_decompx(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
+def by_decompx(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[LayerMap]:
     """Carries a vector from each source to each position, (B, S + 1, S, D), through the whole network."""
     embedded = trace["embeddings.sum"]
     batch, length, size = embedded.shape
@@ -226,7 +226,7 @@ def by_decompx(bert: BertModel, trace: Trace, real: Tensor) -> Iterator[Layer]:
         yield parts[:, :-1].norm(dim=-1).transpose(1, 2), off, parts  # (B, T, S) → (B, S, T)
 
 
-METHODS: dict[str, Callable[[BertModel, Trace, Tensor], Iterator[Layer]]] = {
+METHODS: dict[str, Callable[[BertModel, Trace, Tensor], Iterator[LayerMap]]] = {
     "attention": by_attention,
     "norm": by_norm,
     "norm+residual": by_norm_with_residual,
@@ -238,7 +238,7 @@ METHODS: dict[str, Callable[[BertModel, Trace, Tensor], Iterator[Layer]]] = {
 }
 
 
-def _multiplied(maps: Iterator[tuple[Tensor, float]], real: Tensor) -> Iterator[Layer]:
+def _multiplied(maps: Iterator[tuple[Tensor, float]], real: Tensor) -> Iterator[LayerMap]:
     """The maps of all layers so far, multiplied: what of a position comes from each embedding."""
     product = None
     for each, error in maps:

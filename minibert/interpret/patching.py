@@ -18,8 +18,7 @@ Industrial Scale" (`how="gradient"`); Wang et al. 2023, "Interpretability in the
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -44,10 +43,11 @@ from minibert.interpret.interventions import (
 )
 from minibert.interpret.runs import (
     Inputs,
+    as_inputs,
     bert_of,
-    check_inputs,
     differentiable,
     differentiable_inputs,
+    record_leaves,
     rows_of,
     tokens_of,
 )
@@ -169,12 +169,12 @@ def patch(
     bert = bert_of(model)
     check_one_of("how", how, ("patch", "gradient", "ablate", "trace"))
     check_integer("batch", batch, 1)
-    check_inputs(clean)
+    as_inputs(clean)
     runs = runs_of(bert, clean, corrupted, how)
     places = all_places(model, at, positions, runs.patched)
     effects: Callable[..., Found] = by_gradient if how == "gradient" else by_patches
     if how == "ablate":
-        effects = partial(by_means, mean_of(model, check_inputs(corrupted), places.names))
+        effects = partial(by_means, mean_of(model, as_inputs(corrupted), places.names))
     together = as_target(metric).rows  # texts that are compared have one effect
     found = [effects(model, each, metric, places, batch) for each in parts_of(runs, batch, together)]
     each, at_clean, at_corrupted = (torch.cat(tensors) for tensors in zip(*found, strict=True))
@@ -192,7 +192,7 @@ def runs_of(bert: BertModel, clean: Inputs, corrupted: Inputs | Noise, how: str)
         return Runs(clean, clean, None)
     if isinstance(corrupted, Noise):
         return noisy(bert, clean, corrupted)
-    check_alike(clean, check_inputs(corrupted))
+    check_alike(clean, as_inputs(corrupted))
     return Runs(corrupted, clean, None)
 
 
@@ -294,16 +294,3 @@ def _put(places: list[Place], source: Mapping[str, Tensor], count: int, value: T
             index = (slice(number * count, (number + 1) * count), *place.slices)
             value[index] = source[name][index]
     return value
-
-
-@contextmanager
-def record_leaves(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
-    """Records values that a gradient can be taken at, also where no parameter requires one."""
-    leaves: dict[str, Tensor] = {}
-
-    def keep(value: Tensor, name: str) -> Tensor:
-        leaves[name] = value if value.requires_grad else value.requires_grad_()
-        return leaves[name]
-
-    with edit(model, names, keep):
-        yield leaves

@@ -20,15 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minibert.checks import as_integer, check_one_of, shown
+from minibert.checks import check_one_of, shown
 from minibert.errors import InputError
 from minibert.interpret.interventions import check_alike
-from minibert.interpret.runs import Inputs, bert_of, check_inputs
+from minibert.interpret.runs import Head, Inputs, as_head, as_inputs, bert_of
 from minibert.interpret.targets import TargetLike, as_target, measure
-from minibert.model import Attention, BertModel
+from minibert.model import BertModel
 from minibert.trace.recording import edit, record
 
-Head = tuple[int, int]  # layer, head
 READS = ("query", "key", "value")
 
 
@@ -74,7 +73,7 @@ def path_patch(
         InputError: as for `patch`; no such head, or a receiver that is not in a later layer than the sender.
     """
     bert = bert_of(model)
-    check_alike(check_inputs(clean), check_inputs(corrupted))
+    check_alike(as_inputs(clean), as_inputs(corrupted))
     listed = _check_reads(reads, receiver)
     first = _check_head("sender", sender, bert)
     contexts = "*.attention.context"
@@ -121,16 +120,11 @@ def _check_reads(reads: Any, receiver: Head | None) -> list[str]:
 
 def _check_head(what: str, head: Any, bert: BertModel) -> Head:
     """A layer and a head that the model has."""
-    pair = [as_integer(each) for each in head] if isinstance(head, list | tuple) and len(head) == 2 else [None]
+    layer, number = as_head(what, head)
     layers = len(bert.encoder.layers)
-    if None in pair:
-        raise InputError(f"{what} must be (layer, head), got {shown(head)}")
-    layer, number = int(pair[0] or 0), int(pair[1] or 0)
     if not 0 <= layer < layers:
         raise InputError(f"the layer of the {what} must be from 0 to {layers - 1}, got {layer}")
-    attention = bert.get_submodule(f"encoder.layers.{layer}.attention")
-    assert isinstance(attention, Attention)
-    heads = attention.output.in_features // attention.head_size
+    heads = len(bert.config.kept_heads(layer))
     if not 0 <= number < heads:
         raise InputError(f"the head of the {what} must be from 0 to {heads - 1}, got {number}")
     return layer, number

@@ -20,16 +20,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minibert.checks import as_integer, check_integer, required_arguments, shown
+from minibert.checks import check_integer, required_arguments, shown
 from minibert.errors import InputError
-from minibert.interpret.runs import Inputs, bert_of, check_inputs, differentiable, differentiable_inputs
+from minibert.interpret.runs import (
+    Head,
+    Inputs,
+    as_head,
+    as_inputs,
+    bert_of,
+    differentiable,
+    differentiable_inputs,
+    record_leaves,
+)
 from minibert.interpret.targets import Target, measure
 from minibert.model import EncoderLayer
 from minibert.show.tables import table
 from minibert.trace.edits import Means
 from minibert.trace.recording import edit
 
-Head = tuple[int, int]  # layer, head, both counted from 0
 CONTEXT = "*.attention.context"
 
 
@@ -92,7 +100,7 @@ def head_importance(
     total = torch.zeros(config.num_hidden_layers, config.num_attention_heads, dtype=torch.float64)
     texts = 0
     for inputs in _as_batches(batches):
-        check_inputs(inputs)
+        as_inputs(inputs)
         for layer, moved in enumerate(_gate_gradients(model, inputs, loss)):
             total[layer, list(config.kept_heads(layer))] += moved.abs().sum(dim=0).double().cpu()  # (B, H) → (H)
         texts += len(inputs["input_ids"])
@@ -112,13 +120,7 @@ def _as_batches(batches: Any) -> Iterable[Inputs]:
 
 def _gate_gradients(model: nn.Module, inputs: Inputs, loss: Target | Callable[..., Tensor] | None) -> list[Tensor]:
     """The gradient of each head's gate for each text, L of (B, H): ⟨context, gradient there⟩."""
-    contexts: dict[str, Tensor] = {}
-
-    def keep(value: Tensor, name: str) -> Tensor:
-        contexts[name] = value if value.requires_grad else value.requires_grad_()
-        return contexts[name]
-
-    with differentiable(model), edit(model, CONTEXT, keep):
+    with differentiable(model), record_leaves(model, CONTEXT) as contexts:
         value = _loss(model, differentiable_inputs(inputs), loss)
         if not value.requires_grad:
             raise InputError("the loss must depend on the model's output")
@@ -277,10 +279,7 @@ def _resize(linear: nn.Linear, weight: Tensor, bias: Tensor) -> None:
 
 def _check_head(config: Any, head: Any) -> Head:
     """A head that the model has."""
-    pair = [as_integer(each) for each in head] if isinstance(head, list | tuple) and len(head) == 2 else [None]
-    if None in pair:
-        raise InputError(f"a head must be (layer, head), got {shown(head)}")
-    layer, number = int(pair[0] or 0), int(pair[1] or 0)
+    layer, number = as_head("a head", head)
     if not 0 <= layer < config.num_hidden_layers or number not in config.kept_heads(layer):
         raise InputError(f"the model must have each head to remove, and has no head {number} in layer {layer}")
     return layer, number

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from minibert.checks import check_one_of
 from minibert.interpret.layer_runs import layer_runs, mixing_names
 from minibert.interpret.mixing import Method
-from minibert.interpret.runs import Inputs, bert_of, check_inputs, mask_of
+from minibert.interpret.runs import Inputs, as_inputs, bert_of, mask_of
 from minibert.model import EncoderLayer
 from minibert.trace.recording import record
 
@@ -27,7 +27,7 @@ def mixing_ratio(model: nn.Module, inputs: Inputs, how: Method = "norm+residual+
         how: "attention", "norm", "norm+residual" or "norm+residual+ln".
     """
     bert = bert_of(model)
-    check_inputs(inputs)
+    as_inputs(inputs)
     check_one_of("how", how, ("attention", "norm", "norm+residual", "norm+residual+ln"))
     with record(bert, mixing_names(bert)) as trace:
         bert(**inputs)

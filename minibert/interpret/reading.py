@@ -17,7 +17,7 @@ def masked_lm_of(model: nn.Module) -> MaskedLM:
     """Returns a masked language model in evaluation mode.
 
     Raises:
-        InputError: it is none.
+        InputError: a model without such a head, or in training mode.
     """
     bert_of(model)
     if not isinstance(model, MaskedLM):

@@ -24,6 +24,7 @@ from minibert.heads import (
 from minibert.interpret.residual import through_norm
 from minibert.interpret.runs import Inputs, position_of, token_id
 from minibert.interpret.targets import class_index
+from minibert.trace.hooks import layer_norm_scale
 
 WORDS = BertForMaskedLM | BertForPreTraining
 TEXTS = BertForSequenceClassification | BertForNextSentencePrediction
@@ -61,7 +62,7 @@ def read_out(model: nn.Module, inputs: Inputs, position: int | None, token: str 
     return _of_token_class(model, inputs, output, position, token)
 
 
-def gate(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def activation_gate(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns activation(x) / x, at 0 the slope there: Φ(x) for GELU, ½ at 0."""
     with torch.inference_mode(False), torch.enable_grad():
         zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -77,9 +78,9 @@ def _of_masked_lm(model: Any, inputs: Inputs, output: Any, position: int | None,
     if token is not None:
         ids = torch.full_like(ids, token_id(token, inputs, model))
     dense = head.dense(_at(output.hidden_states[-1], positions))
-    scale = (head.activation(dense).var(dim=-1, correction=0, keepdim=True) + head.norm.eps).rsqrt()
+    scale = layer_norm_scale(head.activation(dense), head.norm.eps)
     at_norm = table[ids]  # (B, D): the direction after the norm
-    at_dense = through_norm(at_norm, head.norm, scale) * gate(head.activation, dense)
+    at_dense = through_norm(at_norm, head.norm, scale) * activation_gate(head.activation, dense)
     biases = {
         "head dense bias": at_dense @ head.dense.bias,
         "head norm bias": at_norm @ head.norm.bias,
@@ -95,7 +96,7 @@ def _of_text_class(model: Any, output: Any, token: Any) -> ReadOut:
     last = model.classifier if isinstance(model, BertForSequenceClassification) else model.next_sentence
     classes = _classes(model, output.logits, token)
     pooler = model.bert.pooler.dense
-    direction = last.weight[classes] * gate(torch.tanh, pooler(output.hidden_states[-1][:, 0]))
+    direction = last.weight[classes] * activation_gate(torch.tanh, pooler(output.hidden_states[-1][:, 0]))
     biases = {"pooler bias": direction @ pooler.bias, "classifier bias": last.bias[classes]}
     scores = _picked(output.logits, classes)
     return ReadOut(_name(token), scores, torch.zeros_like(classes), direction @ pooler.weight, biases)

@@ -141,7 +141,7 @@ def pushed_forward(run: Run, by: str) -> tuple[Tensor, list[str]]:
     parts = run.hidden.new_zeros(0, *run.hidden.shape)
     for stage in stages(run, by):
         parts = torch.cat([parts, stage.added.parts()])
-        parts = (parts - parts.mean(dim=-1, keepdim=True)) * stage.scale * stage.norm.weight
+        parts = normed(parts, stage.norm, stage.scale)
         parts = torch.cat([parts, stage.norm.bias.expand_as(parts[:1])])
         labels += [*stage.added.labels, stage.bias_label]
     return parts, labels
@@ -157,6 +157,11 @@ def pulled_back(run: Run, direction: Tensor, by: str) -> tuple[Tensor, list[str]
         values = [stage.added.projected(direction), bias, *values]
         labels = [*stage.added.labels, stage.bias_label, *labels]
     return torch.cat(values), labels
+
+
+def normed(vectors: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:
+    """Vectors (…, D) after a LayerNorm without its bias, the scale as it was."""
+    return (vectors - vectors.mean(dim=-1, keepdim=True)) * scale * norm.weight
 
 
 def through_norm(direction: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:

@@ -17,8 +17,10 @@ from minibert.heads import bert_in
 from minibert.inputs import IDS, check_tensor
 from minibert.model import BertModel
 from minibert.tokenizer import BatchEncoding
+from minibert.trace.recording import edit
 
 Inputs = Mapping[str, Tensor]  # what a tokenizer returns, or a dict of tensors with the same names
+Head = tuple[int, int]  # layer, head, both counted from 0
 
 
 def bert_of(model: nn.Module) -> BertModel:
@@ -61,7 +63,32 @@ def differentiable_inputs(inputs: Inputs) -> Inputs:
     return {name: tensor.clone() for name, tensor in inputs.items()}
 
 
-def check_inputs(inputs: Any) -> Inputs:
+@contextmanager
+def record_leaves(model: nn.Module, names: str | list[str]) -> Iterator[dict[str, Tensor]]:
+    """Records values that a gradient can be taken at, also where no parameter requires one; inside `differentiable`."""
+    leaves: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, name: str) -> Tensor:
+        leaves[name] = value if value.requires_grad else value.requires_grad_()
+        return leaves[name]
+
+    with edit(model, names, keep):
+        yield leaves
+
+
+def as_head(what: str, head: Any) -> Head:
+    """Returns a layer and a head as two integers; whether the model has them is not asked.
+
+    Raises:
+        InputError: something else.
+    """
+    pair = [as_integer(each) for each in head] if isinstance(head, list | tuple) and len(head) == 2 else [None]
+    if None in pair:
+        raise InputError(f"{what} must be (layer, head), got {shown(head)}")
+    return int(pair[0] or 0), int(pair[1] or 0)
+
+
+def as_inputs(inputs: Any) -> Inputs:
     """Returns the inputs of a model, (B, S) each.
 
     Raises:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minibert.checkpoints.atomic import replace_file
 from minibert.checkpoints.json_files import read_object
 from minibert.checks import check_integer, did_you_mean
 from minibert.errors import InputError
@@ -36,7 +37,6 @@ from minibert.interpret.texts import (
     check_texts,
     locked,
     made_from,
-    replace_file,
     windows_of,
 )
 from minibert.tokenizer import BertTokenizer

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from minibert.checkpoints.atomic import replace_file
 from minibert.checks import check_integer, check_one_of, shown
 from minibert.errors import InputError
 from minibert.interpret.counts import OF_HEADS, Seen, Statistic, counters
@@ -35,7 +36,6 @@ from minibert.interpret.texts import (
     check_texts,
     locked,
     made_from,
-    replace_file,
     windows_of,
 )
 from minibert.show.tables import table

@@ -7,7 +7,7 @@ from there.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import nn
 
 from minibert import __version__
+from minibert.checkpoints.fingerprint import parameters_digest
 from minibert.checks import check_integer, shown
 from minibert.errors import InputError, StoreError, TextTypeError
 from minibert.interpret.runs import bert_of
@@ -150,10 +149,8 @@ class FinishedTexts:
 
 def made_from(model: nn.Module, tokenizer: BertTokenizer, **settings: Any) -> dict[str, Any]:
     """Returns what a result depends on, besides the texts: the model by a sha256, versions and settings."""
-    digest = hashlib.sha256(f"{bert_of(model).config} {tokenizer.to_json()}".encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(save({"": tensor.detach().cpu().contiguous()}))
+    digest = parameters_digest(model)
+    digest.update(f"{bert_of(model).config} {tokenizer.to_json()}".encode())
     device = bert_of(model).embeddings.word_embeddings.weight.device.type
     versions = {"minibert": __version__, "torch": torch.__version__}
     return {"model": digest.hexdigest(), "device": device, **versions, **settings}
@@ -207,23 +204,3 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
         yield path
     finally:
         lock.release()
-
-
-def replace_file(file: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file beside another, puts it on the disk, and then in the place of that, in one step.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    incoming = file.with_name(f"{file.name}.partial")
-    try:
-        incoming.unlink(missing_ok=True)
-        incoming.touch()
-        mode = incoming.stat().st_mode  # as the user wants new files; safetensors makes files that only he can read
-        write(incoming)
-        incoming.chmod(mode)
-        with incoming.open("rb+") as written:
-            os.fsync(written.fileno())
-        incoming.replace(file)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"cannot write {file}: {error}; what was there before is kept") from error

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Encoding
 from torch import Tensor, nn
 
+from minibert.checkpoints.atomic import replace_file
 from minibert.checks import check_integer, shown
 from minibert.errors import InputError
 from minibert.interpret.reading import MaskedLM, divergence, log_probabilities, masked_lm_of, read
 from minibert.interpret.runs import Inputs, differentiable, mask_of
-from minibert.interpret.texts import check_texts, replace_file
+from minibert.interpret.texts import check_texts
 from minibert.tokenizer import BertTokenizer
 from minibert.vectors.batches import BATCH_TOKENS, by_length
 

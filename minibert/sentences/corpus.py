@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from minibert import __version__
+from minibert.checkpoints.atomic import replace_file
 from minibert.checkpoints.json_files import read_object
 from minibert.checks import as_integer, check_integer, check_one_of, shown
 from minibert.errors import CheckpointNotFoundError, EmbedError, StoreError, TextError
@@ -34,7 +35,7 @@ from minibert.vectors.batches import BATCH_TOKENS
 # The files in `OUT.partial`.
 ROWS = "rows"
 PROGRESS = "progress.json"
-INCOMING = "progress.json.incoming"
+INCOMING = "progress.json.partial"  # as `replace_file` calls it
 LOCK = "lock"
 
 
@@ -263,11 +264,8 @@ class PartialFile:
         return file
 
     def _write_progress(self) -> None:
-        incoming = self.folder / INCOMING
-        with incoming.open("wb") as file:
-            file.write(json.dumps(vars(self.progress)).encode())
-            _flush_to_disk(file)
-        incoming.replace(self.progress_file)
+        content = json.dumps(vars(self.progress)).encode()
+        replace_file(self.progress_file, lambda incoming: incoming.write_bytes(content))
 
     def _is_complete(self) -> bool:
         """Whether a run was interrupted between its last two steps: `OUT` is in place, and so is the progress file."""

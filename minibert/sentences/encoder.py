@@ -8,7 +8,6 @@ A text's way through this file: `encode` → `encode_windows` → `_token_ids` �
 
 import copy
 import dataclasses
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,12 +16,12 @@ from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from tokenizers import Encoding, normalizers
 from torch import Tensor, nn
 
 from minibert.checkpoints import layout, store
 from minibert.checkpoints.atomic import reading, write_atomically
+from minibert.checkpoints.fingerprint import parameters_digest
 from minibert.checks import as_integer, check_integer, shown
 from minibert.errors import ConfigError, InputError, TextError, TextTypeError, TruncationWarning, warn
 from minibert.fast import applies_to, calls_only_forward, last_hidden_states
@@ -131,10 +130,7 @@ class SentenceEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """The sha256 of everything that determines a vector: parameters, vocabulary, steps and settings."""
-        digest = hashlib.sha256()
-        for name, tensor in self.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(save({"": tensor.cpu().contiguous()}))
+        digest = parameters_digest(self)
         elsewhere = {"prompts": None, "default_prompt_name": None, "max_seq_length": None}  # or of no influence
         fields = {**vars(self.recipe), "final_steps": str(self.final_steps), **elsewhere}
         config = dataclasses.replace(self.model.config, dtype=None)  # the tensors say it, and a saved config repeats it

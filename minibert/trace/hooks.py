@@ -5,6 +5,7 @@ the edits, in the order in which they were added, then the recordings, which see
 is removed with its last function.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -95,20 +96,20 @@ def _with_step(attend: AttentionFunction, name: str, step: str, function: Edit) 
 # --- derived values --------------------------------------------------------------------------------------------------
 
 
-class Derived:
+class Derived(ABC):
     """A value that a module's output is made of, although the module does not compute it on the way.
 
     With an edit, the output changes by as much as the value that is computed from the parts does: an edit that returns
     the same numbers changes no bit of it. Gradients flow through the parts.
     """
 
+    @abstractmethod
     def form(self, given: Tensor) -> Tensor:
         """Returns the value, from what the module reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def combine(self, given: Tensor, parts: Tensor) -> Tensor:
         """Returns the module's output as it is made of the value."""
-        raise NotImplementedError
 
     def hook(self, function: Edit) -> Callable[..., Tensor | None]:
         def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
@@ -148,9 +149,13 @@ class Scale(Derived):
         self.norm = module
 
     def form(self, given: Tensor) -> Tensor:
-        wide = given.to(torch.promote_types(given.dtype, torch.float32))  # in float16, eps of 1e-12 is 0
-        scale = (wide.var(dim=-1, correction=0, keepdim=True) + self.norm.eps).rsqrt()  # (B, S, D) → (B, S, 1)
-        return scale.to(given.dtype)
+        return layer_norm_scale(given, self.norm.eps)
 
     def combine(self, given: Tensor, parts: Tensor) -> Tensor:
         return (given - given.mean(dim=-1, keepdim=True)) * parts * self.norm.weight + self.norm.bias
+
+
+def layer_norm_scale(given: Tensor, eps: float) -> Tensor:
+    """Returns the 1/σ that a LayerNorm multiplies by, (…, D) → (…, 1)."""
+    wide = given.to(torch.promote_types(given.dtype, torch.float32))  # in float16, eps of 1e-12 is 0
+    return (wide.var(dim=-1, correction=0, keepdim=True) + eps).rsqrt().to(given.dtype)

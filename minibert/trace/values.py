@@ -82,7 +82,7 @@ MASKED_LM = {
 }
 NEXT_SENTENCE = {"next_sentence": Value("B C", "next_sentence", "output")}
 # The values of each head; C is the number of its classes. The rows of BertForMultipleChoice are the choices.
-HEADS: dict[type[BertWithHead], dict[str, Value]] = {
+HEAD_VALUES: dict[type[BertWithHead], dict[str, Value]] = {
     BertForPreTraining: MASKED_LM | NEXT_SENTENCE,
     BertForMaskedLM: MASKED_LM,
     BertForNextSentencePrediction: NEXT_SENTENCE,
@@ -129,12 +129,12 @@ def value_names(model: nn.Module) -> list[str]:
 def head_in(model: nn.Module) -> BertWithHead | None:
     """Returns the model with a head inside a model, or that model itself; None for a BERT without one."""
     heads = (module for module in model.modules() if isinstance(module, BertWithHead))
-    return next((head for head in heads if isinstance(head, tuple(HEADS))), None)
+    return next((head for head in heads if isinstance(head, tuple(HEAD_VALUES))), None)
 
 
 def head_values(head: BertWithHead) -> dict[str, Value]:
     """Returns the values of a head by their names; a subclass of one of ours has those of that class."""
-    return next(values for kind, values in HEADS.items() if isinstance(head, kind))
+    return next(values for kind, values in HEAD_VALUES.items() if isinstance(head, kind))
 
 
 def short_name(name: str) -> str:

@@ -8,7 +8,7 @@ from support.heads import CASES, twins
 from torch import Tensor, nn
 
 from minibert.trace.recording import record
-from minibert.trace.values import HEADS, MASKED_LM
+from minibert.trace.values import HEAD_VALUES, MASKED_LM
 
 # The module of transformers that reads or returns each value.
 THEIRS = {
@@ -38,7 +38,7 @@ def listen(model: nn.Module, name: str, kept: dict[str, Tensor]) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(case: str, attention: str) -> None:
     ours, theirs, inputs = twins(case, attention)
-    names = HEADS[type(ours)]
+    names = HEAD_VALUES[type(ours)]
     reference: dict[str, Tensor] = {}
     for name in names:
         listen(theirs, name, reference)
@@ -53,5 +53,5 @@ def test_values_and_gradients(case: str, attention: str) -> None:
 
 
 def test_every_name_has_a_counterpart() -> None:
-    assert {name for names in HEADS.values() for name in names} == set(THEIRS)
+    assert {name for names in HEAD_VALUES.values() for name in names} == set(THEIRS)
     assert set(MASKED_LM) <= set(THEIRS)

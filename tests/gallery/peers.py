@@ -38,7 +38,7 @@ QUESTIONS = [
     "a patch of every layer and position in one call",
     "attention as a page that works without a network",
 ]
-Answers = list[Callable[[], str]]
+Answers = list[Callable[[], str] | None]  # None for what the tool does not offer
 
 
 def reference() -> tuple[Any, Any, Path]:
@@ -188,9 +188,6 @@ def of_transformer_lens() -> Answers:
         effects = patching.get_act_patch_resid_pre(bridge, other, cache, lambda logits: logits[0, 4, 100])
         return f"yes, {tuple(effects.shape)}"
 
-    def attribution() -> str:
-        raise NotImplementedError
-
     return [
         lambda: off(cache[f"blocks.{bridge.cfg.n_layers - 1}.hook_out"], states),
         attention,
@@ -198,9 +195,9 @@ def of_transformer_lens() -> Answers:
         parts,
         lens,
         headless,
-        attribution,
+        None,
         patched,
-        attribution,
+        None,
     ]
 
 
@@ -226,10 +223,7 @@ def of_nnsight() -> Answers:
             last = model.output.last_hidden_state.save()
         return switched_off("by hand, columns 160 to 191", last, without_head(theirs, given))
 
-    def none() -> str:
-        raise NotImplementedError
-
-    return [states, attention, head, none, none, none, none, none, none]
+    return [states, attention, head, None, None, None, None, None, None]
 
 
 def of_captum() -> Answers:
@@ -246,10 +240,7 @@ def of_captum() -> Answers:
         _, delta = explained.attribute(ids, baselines=torch.zeros_like(ids), return_convergence_delta=True)
         return f"yes, off by {delta.abs().max().item():.0e}"
 
-    def none() -> str:
-        raise NotImplementedError
-
-    return [none, none, none, none, none, none, attribution, none, none]
+    return [None, None, None, None, None, None, attribution, None, None]
 
 
 def of_bertviz() -> Answers:
@@ -263,10 +254,7 @@ def of_bertviz() -> Answers:
         remote = re.findall(r"cdnjs|requirejs\.org|https://[^\"' ]*\.js", html)
         return f"no: {len(html) // 1000:,} kB that load scripts from elsewhere" if remote else "yes"
 
-    def none() -> str:
-        raise NotImplementedError
-
-    return [none, none, none, none, none, none, none, none, page]
+    return [None, None, None, None, None, None, None, None, page]
 
 
 TOOLS: dict[str, tuple[str, Callable[[], Answers]]] = {
@@ -278,11 +266,11 @@ TOOLS: dict[str, tuple[str, Callable[[], Answers]]] = {
 }
 
 
-def asked(answer: Callable[[], str]) -> str:
+def asked(answer: Callable[[], str] | None) -> str:
+    if answer is None:
+        return "–"
     try:
         return answer()
-    except NotImplementedError:
-        return "–"
     except Exception as error:
         return f"fails: {type(error).__name__}"
 

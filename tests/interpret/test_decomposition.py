@@ -20,7 +20,7 @@ from minibert import (
 )
 from minibert.errors import InputError
 from minibert.interpret import decompose
-from minibert.interpret.readouts import gate
+from minibert.interpret.readouts import activation_gate
 from minibert.model import ACTIVATIONS
 from minibert.trace.compare import example_inputs
 from minibert.trace.recording import record
@@ -196,7 +196,7 @@ def test_the_four_terms_of_mickus_paperno_and_constant(inputs: str) -> None:
 def test_a_gate_times_its_input_is_the_activation(name: str) -> None:
     x = torch.tensor([-3.0, -1e-30, 0.0, 1e-300, 0.5, 40.0], dtype=torch.float64)
     activation = ACTIVATIONS[name]
-    found = gate(activation, x)
+    found = activation_gate(activation, x)
     assert found.isfinite().all()
     torch.testing.assert_close(found * x, activation(x))
     if "gelu" in name:

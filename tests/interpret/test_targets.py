@@ -16,7 +16,7 @@ from minibert import (
     BertTokenizer,
 )
 from minibert.errors import InputError, TokenizerError
-from minibert.interpret.runs import bert_of, check_inputs, position_of, rows_of, tokens_of
+from minibert.interpret.runs import as_inputs, bert_of, position_of, rows_of, tokens_of
 from minibert.interpret.targets import (
     class_logit,
     cosine_with,
@@ -150,4 +150,4 @@ def test_a_model_in_training_mode_is_refused(checkpoint: Path) -> None:
     with pytest.raises(InputError, match=r"call model\.eval\(\)"):
         bert_of(model)
     with pytest.raises(InputError, match=r"pass tokenizer\(text\)"):
-        check_inputs("a text")
+        as_inputs("a text")

@@ -225,8 +225,12 @@ def test_a_run_interrupted_when_all_was_done(encoder, tmp_path: Path, monkeypatc
     """The output is in place, but the progress file was not removed: only the same texts finish the run."""
     file = tmp_path / "out.npy"
 
-    def crash(path: Path, **options: object) -> None:
-        raise Crash
+    unlink = Path.unlink
+
+    def crash(path: Path, **options: bool) -> None:
+        if path.name == "progress.json":
+            raise Crash
+        unlink(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", crash)
@@ -419,7 +423,7 @@ def test_a_partial_folder_of_somebody_else_is_left_alone(encoder, tmp_path: Path
         embed(encoder, LINES, tmp_path / "a.npy")
     (tmp_path / "c.npy.partial").mkdir()
     (tmp_path / "c.npy.partial" / "lock").touch()
-    for name in ("rows", "progress.json.incoming"):  # links in a folder of ours
+    for name in ("rows", "progress.json.partial"):  # links in a folder of ours
         (tmp_path / "c.npy.partial" / name).symlink_to(mine / "rows")
         with pytest.raises(EmbedError, match=f"{name} must not be a link"):
             embed(encoder, LINES, tmp_path / "c.npy")
