@@ -334,4 +334,5 @@ def _write_values(axes: Axes, values: Tensor, low: float, high: float) -> None:
             is_light = (value - low) > 0.55 * (high - low)  # the colour behind the number
             colour = "k" if is_light else "w"
             text = f"{value:.2f}" if abs(value) < 10_000 else f"{value:.0e}"
+            text = "0.00" if text == "-0.00" else text
             axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)

@@ -40,6 +40,7 @@ def test_a_matrix_has_its_labels_and_values() -> None:
     picture = plot_matrix([[1, -0.25], [0.5, 0.125]], ["king", "queen"], ["man", "woman"], title="royal")
     assert {"king", "queen", "man", "woman", "royal", "1.00", "-0.25", "0.50", "0.12"} <= set(words(picture))
     assert {"a", "b"} <= set(words(plot_matrix(torch.eye(2), ["a", "b"])))
+    assert "-0.00" not in words(plot_matrix([[-0.001, 1]], ["a"], ["b", "c"]))
 
 
 def test_a_large_matrix_shows_only_colours() -> None:
