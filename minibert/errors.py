@@ -65,6 +65,14 @@ class EmbedError(MinibertError, ValueError):
     """A file of texts that cannot be embedded, or an interrupted run whose texts or settings have changed since."""
 
 
+class TrainingError(MinibertError, ValueError):
+    """Settings, examples or labels that cannot be trained on, or a run that cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """A loss or gradient that is not finite: the weights would be lost with the next step."""
+
+
 class ExerciseError(MinibertError, ValueError):
     """An unknown exercise, or a student's file that cannot be written, read or run."""
 

@@ -391,6 +391,10 @@ class BertTokenizer:
         (encoding,) = self._encode([text], None, add_special_tokens=False)
         return encoding.tokens
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of texts without special tokens; none for a text without any token."""
+        return [encoding.ids for encoding in self._encode(texts, None, add_special_tokens=False)]
+
     def normalize(self, text: str) -> str:
         """Returns a text as it is before it is split into words: lower case, for example, and without accents."""
         check_text(text, "text")
