@@ -14,7 +14,19 @@ import minibert
 PACKAGE = Path(__file__).parent.parent / "minibert"
 
 # From the ground up. A wing may import from itself and from those before it.
-WINGS = ("", *"show checkpoints front vectors sentences trace interpret training teaching cli".split())
+WINGS = (
+    "",  # the ground
+    "show",
+    "checkpoints",
+    "front",
+    "vectors",
+    "sentences",
+    "trace",
+    "interpret",
+    "training",
+    "teaching",
+    "cli",
+)
 GROUND = ("errors", "checks")  # imported by everything, and importing nothing but each other
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
