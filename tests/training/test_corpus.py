@@ -1,5 +1,6 @@
 """Text becomes tokens once; changed text is never taken for what it was, and nothing half-written is ever read."""
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_back(found: Corpus) -> list[list[list[int]]]:
     documents = []
     for first, last in zip(found.documents[:-1].tolist(), found.documents[1:].tolist(), strict=True):
         borders = found.sentences[first : last + 1].tolist()
-        documents.append([found.ids[start:end].tolist() for start, end in zip(borders[:-1], borders[1:], strict=True)])
+        documents.append([found.ids[start:end].tolist() for start, end in itertools.pairwise(borders)])
     return documents
 
 
@@ -109,7 +110,8 @@ def test_the_tokens_are_made_once(file: Path, tokenizer: BertTokenizer, monkeypa
     first = Corpus.open(file, tokenizer)
     monkeypatch.setattr(BertTokenizer, "encode_plain", lambda *_: pytest.fail("the text is tokenized again"))
     again = Corpus.open(file, tokenizer)
-    assert torch.equal(first.ids, again.ids) and first.fingerprint == again.fingerprint
+    assert torch.equal(first.ids, again.ids)
+    assert first.fingerprint == again.fingerprint
     assert folders(file.parent) == [f"text.txt.{first.fingerprint[:12]}.tokens"]
 
 
@@ -122,7 +124,8 @@ def test_another_text_or_tokenizer_has_a_folder_of_its_own(file: Path, tokenizer
     second = Corpus.open(file, tokenizer)
     third = Corpus.open(file, BertTokenizer.from_pretrained(small))
     assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == len(folders(file.parent)) == 3
-    assert torch.equal(first.ids, ids) and not torch.equal(second.ids, ids)
+    assert torch.equal(first.ids, ids)
+    assert not torch.equal(second.ids, ids)
     write(file, TEXT)
     os.utime(file)
     assert Corpus.open(file, tokenizer).fingerprint == first.fingerprint
@@ -183,7 +186,8 @@ def test_no_text_is_an_error_and_leaves_no_tokens(text: str, tmp_path: Path, tok
     file = write(tmp_path / "text.txt", text)
     with pytest.raises(TextError, match="files must have text, and there is none in them"):
         Corpus.open(file, tokenizer)
-    assert not list(tmp_path.rglob("*.int*")) and not list(tmp_path.rglob("corpus.json"))
+    assert not list(tmp_path.rglob("*.int*"))
+    assert not list(tmp_path.rglob("corpus.json"))
     write(file, TEXT)
     assert read_back(Corpus.open(file, tokenizer)) == tokens_of(SENTENCES, tokenizer)
 

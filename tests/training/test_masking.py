@@ -42,7 +42,7 @@ def rows_of_letters(count: int, length: int, seed: int = 0) -> Tensor:
 
 def google_count(length: int, probability: float, most: int) -> int:
     """`num_to_predict` of BERT's create_pretraining_data.py, where `length` counts [CLS] and [SEP]."""
-    return min(most, max(1, int(round(length * probability))))
+    return min(most, max(1, round(length * probability)))
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.4, 0.01, 1])
@@ -75,7 +75,8 @@ def test_of_ten_chosen_eight_are_hidden_one_is_random_and_one_stays(letters: Ber
         bound = 4 * math.sqrt(share * (1 - share) / count)  # four standard deviations of a binomial share
         assert abs(found[name].double().mean() - share) < bound, name
     random = hidden[chosen][found["random"]].bincount(minlength=25)
-    assert random[MASK] == 0 and (random[[each for each in range(25) if each != MASK]] > 0).all()
+    assert random[MASK] == 0
+    assert (random[[each for each in range(25) if each != MASK]] > 0).all()
 
 
 def test_every_position_is_chosen_as_often(letters: BertTokenizer) -> None:
@@ -166,7 +167,8 @@ def test_the_same_generator_gives_the_same_bits(letters: BertTokenizer) -> None:
     first = mask_tokens(ids, letters, generator=generator(7))
     torch.manual_seed(1)  # the global generator has no part in it
     again, other = (mask_tokens(ids, letters, generator=generator(seed)) for seed in (7, 8))
-    assert torch.equal(first.input_ids, again.input_ids) and torch.equal(first.labels, again.labels)
+    assert torch.equal(first.input_ids, again.input_ids)
+    assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.labels, other.labels)
 
 
@@ -177,7 +179,8 @@ def test_without_a_generator_the_global_one_is_used(letters: BertTokenizer) -> N
     second = mask_tokens(ids, letters)
     torch.manual_seed(3)
     again = mask_tokens(ids, letters)
-    assert torch.equal(first.labels, again.labels) and torch.equal(first.input_ids, again.input_ids)
+    assert torch.equal(first.labels, again.labels)
+    assert torch.equal(first.input_ids, again.input_ids)
     assert not torch.equal(first.labels, second.labels)
 
 

@@ -1,5 +1,6 @@
 """The schedule and the groups of parameters, beside those of transformers."""
 
+import itertools
 import math
 
 import pytest
@@ -34,9 +35,11 @@ def test_the_rate_is_that_of_transformers_at_every_step(peak: float, warmup: int
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
     rates = [learning_rate(step, peak=1.0, warmup=10, steps=30) for step in range(31)]
-    assert rates[0] == 0 and rates[10] == 1 and rates[30] == 0
-    assert all(before < after for before, after in zip(rates[:10], rates[1:11], strict=True))
-    assert all(before > after for before, after in zip(rates[10:30], rates[11:31], strict=True))
+    assert rates[0] == 0
+    assert rates[10] == 1
+    assert rates[30] == 0
+    assert all(before < after for before, after in itertools.pairwise(rates[:11]))
+    assert all(before > after for before, after in itertools.pairwise(rates[10:]))
     assert learning_rate(40, peak=1.0, warmup=10, steps=30) == 0
 
 

@@ -46,7 +46,7 @@ def document_of(corpus: Corpus, position: int) -> int:
     return next(number for number in range(len(starts) - 1) if starts[number] <= position < starts[number + 1])
 
 
-# --- sentence pairs, beside BERT's own code ----------------------------------------------------------------------------
+# --- sentence pairs, beside BERT's own code ---------------------------------------------------------------------------
 
 Instance = tuple[list[int], list[int], bool]
 
@@ -169,7 +169,8 @@ def test_b_follows_a_or_is_from_a_different_document() -> None:
     for each in pairs:
         homes = [document_of(corpus, position) for position in (each.a_start, each.b_start)]
         assert (homes[0] != homes[1]) == each.is_random
-        assert document_of(corpus, each.a_end - 1) == homes[0] and document_of(corpus, each.b_end - 1) == homes[1]
+        assert document_of(corpus, each.a_end - 1) == homes[0]
+        assert document_of(corpus, each.b_end - 1) == homes[1]
         assert each.is_random or each.a_end <= each.b_start
 
 
@@ -191,7 +192,9 @@ def test_no_pair_is_longer_than_an_input_and_no_segment_is_empty(length: int) ->
     for seed in range(5):
         for each in sentence_pairs(corpus_of(random_documents(seed)), length, seed):
             a, b = each.a_end - each.a_start, each.b_end - each.b_start
-            assert a > 0 and b > 0 and a + b + 3 <= length
+            assert a > 0
+            assert b > 0
+            assert a + b + 3 <= length
 
 
 def test_no_pair_has_the_separator_of_a_document() -> None:
@@ -302,9 +305,11 @@ def test_contiguous_inputs_are_full_and_leave_less_than_one_over(length: int) ->
     ids = [tokens_of(corpus, start, end) for start, end, *_ in inputs.tolist()]
     read = [token for row in ids for token in row]
     assert all(len(row) == length - 2 for row in ids)
-    assert read == corpus.ids.tolist()[: len(read)] and len(corpus.ids) - len(read) < length - 2
+    assert read == corpus.ids.tolist()[: len(read)]
+    assert len(corpus.ids) - len(read) < length - 2
     batch = gather(corpus, inputs, length, CLS, SEP, PAD)
-    assert batch["attention_mask"].all() and not batch["token_type_ids"].any()
+    assert batch["attention_mask"].all()
+    assert not batch["token_type_ids"].any()
 
 
 def test_a_text_that_is_shorter_than_an_input_makes_none() -> None:
