@@ -10,9 +10,10 @@ from minibert.cli.options import name_argument
 @click.command()
 @name_argument
 @click.option("--gradients", is_flag=True, help="Compare the gradients of every value and parameter as well.")
+@click.option("--training", is_flag=True, help="Train both for five steps with dropout, and compare these as well.")
 @click.option("--json", "output", flag_value="json", help="Print the whole certificate as JSON.")
 @click.option("--markdown", "output", flag_value="markdown", help="Print the whole certificate as Markdown.")
-def verify(name: str, gradients: bool, output: str | None) -> None:
+def verify(name: str, gradients: bool, training: bool, output: str | None) -> None:
     """Compare every value inside a BERT with transformers.
 
     NAME is a checkpoint's name, or the path of its folder. Without it, the default checkpoint is compared. The exit
@@ -24,7 +25,7 @@ def verify(name: str, gradients: bool, output: str | None) -> None:
     """
     from minibert import trace
 
-    certificate = trace.verify(name, gradients=gradients)
+    certificate = trace.verify(name, gradients=gradients, training=training)
     if output == "json":
         click.echo(certificate.to_json())
     elif output == "markdown":

@@ -6,16 +6,19 @@ float64 calls it rounding or a bug. It names the files by their sha256, the vers
 all of these decide the last bit.
 
 With `gradients=True` the backward pass is compared as well: the gradients of one number, a fixed function of what the
-model returns, with respect to each of these values and to each parameter.
+model returns, with respect to each of these values and to each parameter. With `training=True` both sides also take a
+few steps of training, which `training_pair` explains.
 """
 
 import json
 import os
 import platform
 import re
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +28,13 @@ from torch.utils.hooks import RemovableHandle
 from minibert.checkpoints import layout, store
 from minibert.checkpoints.names import checkpoint_name, parameter_name
 from minibert.checks import check_one_of
+from minibert.config import BertConfig
 from minibert.errors import ConfigError, MissingPackageError
 from minibert.model import BertModel
 from minibert.show.tables import table
 from minibert.trace.compare import example_inputs, in_float64, is_close, max_difference, max_ulps, rounding_noise
 from minibert.trace.recording import record
+from minibert.trace.training_pair import STEPS, TrainingPair, training_class
 from minibert.trace.values import VALUES, short_name, value_names
 
 Pair = tuple[Tensor, Tensor]  # ours, theirs
@@ -41,8 +46,8 @@ class Line:
     """One named value, over all inputs.
 
     Args:
-        value: its name in `record`, or "gradient of" that name or a parameter's; "encoder.layers.*." stands for all
-            layers.
+        value: its name in `record`, or "gradient of" that name or a parameter's; of training, "step 1: loss", "step 1:
+            gradient of" a parameter, or "after step 5:" a parameter. "encoder.layers.*." stands for all layers.
         attention: by which attention, "eager" or "sdpa".
         equal: is every number the same, to the last bit?
         difference: the largest difference.
@@ -63,7 +68,7 @@ class Certificate:
     """What was compared, where, and what came out. `print` it for a table.
 
     `first` is the first value that is not equal, with its layer's number; None if all are. Gradients come after the
-    values and in the order computed, from the output to the embeddings.
+    values and in the order computed, from the output to the embeddings; then what training gave, step by step.
     """
 
     name: str
@@ -119,20 +124,26 @@ class Certificate:
 
 
 @torch.inference_mode(False)  # a caller's would leave no gradients
-def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT, *, gradients: bool = False) -> Certificate:
+def verify(
+    name_or_folder: str | os.PathLike[str] = store.DEFAULT, *, gradients: bool = False, training: bool = False
+) -> Certificate:
     """Compares a checkpoint's BERT with that of `transformers`, value by value, by eager attention and by sdpa.
 
     Args:
         name_or_folder: as for `BertModel.from_pretrained`.
         gradients: also compares the gradients with respect to each value and each parameter.
+        training: also trains both for five steps with dropout, on random batches, with all the heads that the
+            checkpoint has, or a new masked-language-model head if it has none; and compares the loss of each step, each
+            parameter's gradient in the first and each parameter after the last.
 
     Raises:
-        InputError: `gradients` is neither True nor False.
+        InputError: `gradients` or `training` is neither True nor False.
         MissingPackageError: transformers is not installed.
         ConfigError: relative positions, which transformers 5 does not compute.
         Other errors as `BertModel.from_pretrained`.
     """
     check_one_of("gradients", gradients, (True, False))
+    check_one_of("training", training, (True, False))
     try:
         import transformers
     except ImportError as error:
@@ -142,30 +153,22 @@ def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT, *, gradients:
     transformers.utils.logging.set_verbosity_error()
     folder = store.resolve(name_or_folder)
     ours = {kind: BertModel.from_pretrained(folder, attention=kind) for kind in ("eager", "sdpa")}
-    config = ours["eager"].config
-    if config.position_embedding_type != "absolute":
-        raise ConfigError(
-            f"{name_or_folder} has {config.position_embedding_type} positions, which transformers 5 silently "
-            "ignores: the reference for these is transformers 4.57.6, see tests/equality/test_relative.py"
-        )
-    if config.pruned_heads:
-        raise ConfigError(
-            f"{name_or_folder} has pruned heads, which transformers 5 cannot load: the reference for these is "
-            "transformers 4.57.6, see tests/equality/test_head_masks.py"
-        )
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")]
-    files.append(folder / layout.CONFIG)
+    _check_reference(name_or_folder, ours["eager"].config)
+    inputs = list(cases(ours["eager"]))
     lines: list[Line] = []
     first: str | None = None
     for kind, model in ours.items():
-        theirs = transformers.BertModel.from_pretrained(
-            folder, attn_implementation=kind, add_pooling_layer=model.pooler is not None
-        ).eval()
-        # A file's tensors may lie anywhere in memory, and a product rounds by where: copies lie alike on both sides.
-        for parameter in [*model.parameters(), *theirs.parameters()]:
-            parameter.data = parameter.data.clone()
+        theirs = _load_theirs(folder, model, kind)
         more, wrong = _compare(model, theirs, kind, gradients)
         lines, first = lines + more, first or wrong
+        if training:
+            pair = TrainingPair.load(folder, kind)
+            more, wrong = _lines([pair.values()], kind, pair.bugs)
+            lines, first = lines + more, first or wrong
+    if training:
+        inputs.append(f"{STEPS} random batches for {training_class(folder).__name__}")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")]
+    files.append(folder / layout.CONFIG)
     return Certificate(
         name=str(name_or_folder),
         reference=f"transformers {transformers.__version__}",
@@ -173,10 +176,39 @@ def verify(name_or_folder: str | os.PathLike[str] = store.DEFAULT, *, gradients:
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
         machine=f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         threads=torch.get_num_threads(),
-        inputs=list(cases(ours["eager"])),
+        inputs=inputs,
         lines=lines,
         first=first,
     )
+
+
+def _check_reference(name: str | os.PathLike[str], config: BertConfig) -> None:
+    """Raises a `ConfigError` for a network that the installed transformers does not compute."""
+    if config.position_embedding_type != "absolute":
+        raise ConfigError(
+            f"{name} has {config.position_embedding_type} positions, which transformers 5 silently "
+            "ignores: the reference for these is transformers 4.57.6, see tests/equality/test_relative.py"
+        )
+    if config.pruned_heads:
+        raise ConfigError(
+            f"{name} has pruned heads, which transformers 5 cannot load: the reference for these is "
+            "transformers 4.57.6, see tests/equality/test_head_masks.py"
+        )
+
+
+def _load_theirs(folder: Path, model: BertModel, attention: str) -> nn.Module:
+    """Loads transformers' model, and copies the parameters of both.
+
+    A file's tensors may lie anywhere in memory, and a product rounds by where: copies lie alike on both sides.
+    """
+    import transformers
+
+    theirs = transformers.BertModel.from_pretrained(
+        folder, attn_implementation=attention, add_pooling_layer=model.pooler is not None
+    ).eval()
+    for parameter in [*model.parameters(), *theirs.parameters()]:
+        parameter.data = parameter.data.clone()
+    return theirs
 
 
 def cases(model: BertModel) -> dict[str, dict[str, Tensor]]:
@@ -198,16 +230,27 @@ def cases(model: BertModel) -> dict[str, dict[str, Tensor]]:
 
 
 def _compare(ours: BertModel, theirs: nn.Module, attention: str, gradients: bool) -> tuple[list[Line], str | None]:
-    """A line for each value, the layers taken together; and the first single value that is not equal."""
+    """A line for each value, over all inputs; and the first single value that is not equal."""
+    found = (_both(ours, theirs, attention, inputs, gradients) for inputs in cases(ours).values())
+    return _lines(found, attention, partial(_bugs, ours, theirs, attention, gradients))
+
+
+def _lines(
+    pairs: Iterable[dict[str, Pair]], attention: str, find_bugs: Callable[[], set[str]]
+) -> tuple[list[Line], str | None]:
+    """A line for each value, the layers taken together; and the first single value that is not equal.
+
+    `find_bugs` returns the values that differ by more than rounding, and is called only if some are not equal.
+    """
     found: dict[str, list[tuple[float, int]]] = {}  # of all inputs that have the value, its difference and its ULPs
     wrong: dict[str, None] = {}
-    for inputs in cases(ours).values():
-        for name, pair in _both(ours, theirs, attention, inputs, gradients).items():
+    for of_one_input in pairs:
+        for name, pair in of_one_input.items():
             equal = torch.equal(*pair)
             found.setdefault(name, []).append((0.0, 0) if equal else (max_difference(*pair), max_ulps(*pair)))
             if not equal:
                 wrong[name] = None
-    bugs = _bugs(ours, theirs, attention, gradients) if wrong else set()
+    bugs = find_bugs() if wrong else set()
     lines = []
     for value, together in _layers_together(list(found)).items():
         differences, ulps = zip(*(each for name in together for each in found[name]), strict=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from minibert.errors import StoreError
+
 METRICS = "metrics.jsonl"
 
 
@@ -58,8 +60,11 @@ class Journal:
             return
         entry = {"step": step, **values}
         self.entries.append(entry)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise StoreError(f"cannot write {self.file}: {error}; the last checkpoint is kept") from error
         if self.tensorboard is not None:
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value, step)

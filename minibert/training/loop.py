@@ -4,6 +4,7 @@ One loop for everything: take a batch, compute the loss and its gradient, change
 see how it goes, to stop and go on, and to be told when something is wrong.
 """
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from minibert.errors import DivergedError, TrainingError
+from minibert.errors import DivergedError, StoreError, TrainingError
 from minibert.model import EncoderLayer
 from minibert.training import optimizer as optimizers
 from minibert.training import precision as precisions
@@ -59,8 +61,10 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
         group = stack.enter_context(processes(device))
-        before = _interrupted(folder, task, settings, group, resume)
         _check_parts(task, settings, group)
+        if group.is_first:
+            stack.enter_context(_alone(folder))
+        before = _interrupted(folder, task, settings, group, resume)
         if settings.gradient_checkpointing:
             stack.enter_context(layers_computed_twice(model))
 
@@ -72,13 +76,13 @@ def train(
         if before is None:
             torch.manual_seed(settings.seed + group.rank)
             first, size = 0, 0
-            precision, reason = precisions.choose(settings.precision, device)
+            # Of the first process, for all: what is measured may come out differently in each.
+            precision, reason = group.gather(precisions.choose(settings.precision, device))[0]
         else:
             set_random_state(state.restore(folder, model, optimizer, group.rank), device)
             first, size = before["step"], before["metrics_size"]
             precision, reason = before["precision"], f"{before['precision']}, as before"
-        group.wait()
-        folder.mkdir(parents=True, exist_ok=True)
+        group.wait()  # until all have read the checkpoint, which the first will replace
         journal = stack.enter_context(Journal(folder, size, settings.steps, group.is_first, show))
         journal.say(f"precision {reason}")
 
@@ -94,7 +98,7 @@ def train(
                 state.save(folder, task, model, optimizer, random, {**progress, "metrics_size": journal.size})
             group.wait()
 
-        if first == 0:
+        if before is None:
             journal.write(0, evaluate())
             if 0 in settings.keep and group.is_first:
                 task.save(model, folder / "steps" / f"{0:07}")
@@ -115,7 +119,8 @@ def train(
             optimizer.zero_grad()
             losses = _backward(objective, task, batch, settings.accumulation, group, precision)
             norm = float(nn.utils.clip_grad_norm_(model.parameters(), settings.max_norm))
-            _check_finite(losses, norm, task.name_of(step, batch), folder)
+            if not all(map(math.isfinite, [*losses.values(), norm])):
+                raise _diverged(losses, norm, task.name_of(step, batch), folder)
             optimizer.step()
             tally.add(losses, norm, task.tokens(batch))
 
@@ -176,7 +181,8 @@ class Tally:
 
     def add(self, losses: dict[str, float], norm: float, tokens: int) -> None:
         """Counts a step."""
-        for name, value in {"loss": sum(losses.values()), **losses, "gradient_norm": norm}.items():
+        several = losses if len(losses) > 1 else {}
+        for name, value in {"loss": sum(losses.values()), **several, "gradient_norm": norm}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.steps, self.tokens = self.steps + 1, self.tokens + tokens
 
@@ -185,6 +191,25 @@ class Tally:
         seconds = time.perf_counter() - self.started
         means = {name: value / self.steps for name, value in self.sums.items()}
         return {**means, "tokens_per_second": self.tokens / seconds}
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps every other run out of it; the lock of a process that is killed is released."""
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(
+            f"another run is writing {folder}: wait until it ends, or choose a different folder"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot write to the folder {folder}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _interrupted(
@@ -201,7 +226,11 @@ def _interrupted(
 
 
 def _started_with(task: Task, settings: TrainingSettings, group: Processes) -> dict[str, Any]:
-    return {"settings": settings.to_dict(), "task": dict(task.describe()), "processes": group.count}
+    """What a run that goes on must have been started with, as it is read back from a file."""
+    started: dict[str, Any] = json.loads(
+        json.dumps({"settings": settings.to_dict(), "task": dict(task.describe()), "processes": group.count})
+    )
+    return started
 
 
 def _check_parts(task: Task, settings: TrainingSettings, group: Processes) -> None:
@@ -219,14 +248,13 @@ def _check_parts(task: Task, settings: TrainingSettings, group: Processes) -> No
         )
 
 
-def _check_finite(losses: dict[str, float], norm: float, batch: str, folder: Path) -> None:
-    """Raises a `DivergedError`, before the weights change, if a number of the step is not finite."""
-    for name, value in {**losses, "the gradient's norm": norm}.items():
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"{name} is {value} in {batch}: the run stops, and {folder} keeps the last checkpoint. Look at these "
-                "inputs, or try a lower learning_rate or a longer warmup"
-            )
+def _diverged(losses: dict[str, float], norm: float, batch: str, folder: Path) -> DivergedError:
+    """The error for a step that would destroy the weights, which have not been changed yet."""
+    values = ", ".join(f"{name} is {value}" for name, value in {**losses, "the gradient's norm": norm}.items())
+    return DivergedError(
+        f"{values} in {batch}: the run stops, and {folder} keeps the last checkpoint. Look at these inputs, or try a "
+        "lower learning_rate or a longer warmup"
+    )
 
 
 def _align(model: nn.Module) -> None:

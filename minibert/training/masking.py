@@ -60,6 +60,10 @@ def mask_tokens(
     check_one_of("whole_words", whole_words, (True, False))
     most = input_ids.shape[1] if max_predictions is None else check_integer("max_predictions", max_predictions, 1)
     vocabulary = _vocabulary(tokenizer)
+    unknown = input_ids[(input_ids < 0) | (input_ids >= vocabulary.size)]
+    if len(unknown):
+        what = f"from 0 to {vocabulary.size - 1}, got {unknown[0]}"
+        raise InputError(f"input_ids must be {what}: take the ids that this tokenizer makes, not labels")
     chosen = torch.zeros_like(input_ids, dtype=torch.bool)
     for row, ids in enumerate(input_ids.tolist()):
         chosen[row, _choose(ids, vocabulary, probability, most, whole_words, generator)] = True

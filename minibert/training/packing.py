@@ -49,10 +49,11 @@ def full_sentences(corpus: Corpus, length: int) -> list[Input]:
     borders = corpus.sentences.tolist()
     ends = set(corpus.sentences[corpus.documents[1:]].tolist())
     while start < borders[-1]:
-        end = borders[bisect.bisect_right(borders, start + size) - 1]
+        # The [SEP] after a document is that of the input, if the input ends there, and takes no room in it.
+        limit = start + size + (start + size + 1 in ends)
+        end = borders[bisect.bisect_right(borders, limit) - 1]
         if end <= start:  # a sentence that is longer than an input
             end = start + size
-        # The [SEP] after a document is that of the input, if the input ends there.
         inputs.append(Input(start, end - (end in ends)))
         start = end
     return inputs
@@ -64,7 +65,8 @@ def sentence_pairs(corpus: Corpus, length: int, seed: int = 0) -> list[Input]:
     Sentences of a document are gathered until they fill an input. Some of them, at random, are segment A. Half the
     time, the rest is B; the other half, B is from a different document, and the rest is gathered again. If both are too
     long together, tokens are dropped from the start or end of the longer one. One pair in ten is made for a shorter
-    input, since sentences are shorter in use. A corpus of one document has no other, and every B follows its A.
+    input, since sentences are shorter in use. A corpus of one document has no other, and every B follows its A; only a
+    sentence that is left over at its end makes no pair.
     """
     generator = random.Random(seed)
     documents = [_sentences_of(corpus, number) for number in range(len(corpus.documents) - 1)]
@@ -89,10 +91,11 @@ def _pairs_of(documents: list[list[Stretch]], number: int, most: int, generator:
     """The pairs that begin in one document."""
     sentences = documents[number]
     target = generator.randint(2, most) if generator.random() < SHORT else most
+    fewest = 1 if len(documents) > 1 else 2  # sentences of a pair: without other documents, B has to be one as well
     pairs = []
     first = 0  # of the sentences that are gathered
     while first < len(sentences):
-        last = first
+        last = min(first + fewest, len(sentences)) - 1
         while last < len(sentences) - 1 and sentences[last][1] - sentences[first][0] < target:
             last += 1
         middle = generator.randint(first, last - 1) if last > first else first  # the last sentence of A
@@ -120,7 +123,8 @@ def _shortened(a: Stretch, b: Stretch, most: int, generator: random.Random) -> t
     """Drops tokens of the longer segment, one by one at its start or its end, until both are `most` together."""
     segments = [list(a), list(b)]
     while sum(end - start for start, end in segments) > most:
-        longer = max(segments, key=lambda segment: segment[1] - segment[0])  # of two equal ones the first
+        a_length, b_length = (end - start for start, end in segments)
+        longer = segments[0] if a_length > b_length else segments[1]  # of two equal ones B, as in BERT's own code
         if generator.random() < 0.5:
             longer[0] += 1
         else:

@@ -61,7 +61,8 @@ class Pretraining(Task):
         }
         self.predictions = predictions_per_row(length, probability, max_predictions)  # P
         self.inputs = pack(corpus, packing, length, seed)
-        self.held_out_inputs = pack(held_out, packing, length, HELD_OUT_SEED)[:held_out_inputs]
+        scored = pack(held_out, packing, length, HELD_OUT_SEED)
+        self.held_out_inputs = scored[torch.linspace(0, len(scored) - 1, min(held_out_inputs, len(scored))).long()]
         for name, inputs in (("files", self.inputs), ("held_out", self.held_out_inputs)):
             if not len(inputs):
                 raise TrainingError(f"{name} must have text for at least one input of {length} tokens: give more text")
@@ -104,9 +105,9 @@ class Pretraining(Task):
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         words, follows = predictions(model, batch)
-        losses = {"masked_lm": F.cross_entropy(words.flatten(0, 1).float(), batch["labels"].flatten())}
+        losses = {"masked_lm": F.cross_entropy(_wide(words).flatten(0, 1), batch["labels"].flatten())}
         if follows is not None:
-            losses["next_sentence"] = F.cross_entropy(follows.float(), batch["next_sentence_label"])
+            losses["next_sentence"] = F.cross_entropy(_wide(follows), batch["next_sentence_label"])
         return losses
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -120,7 +121,7 @@ class Pretraining(Task):
             batch = self._masked(self.held_out, inputs, torch.Generator().manual_seed(HELD_OUT_SEED + number))
             words, follows = predictions(model, {name: tensor.to(device) for name, tensor in batch.items()})
             counted = batch["labels"] != IGNORED
-            logits, labels = words[counted.to(device)].float(), batch["labels"][counted].to(device)  # (N, V), (N)
+            logits, labels = _wide(words[counted.to(device)]), batch["labels"][counted].to(device)  # (N, V), (N)
             found = {
                 "words": len(labels),
                 "loss": float(F.cross_entropy(logits, labels, reduction="sum")),
@@ -166,6 +167,11 @@ def predictions(model: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
     return words, follows
 
 
+def _wide(logits: Tensor) -> Tensor:
+    """At least in float32: the sum over a vocabulary needs more digits than bfloat16 has."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def pretrain(
     model: BertForMaskedLM | BertForPreTraining,
     tokenizer: BertTokenizer,
@@ -199,7 +205,7 @@ def pretrain(
             "contiguous". See `packing.py`.
         length: tokens of an input, special tokens included (S).
         probability, max_predictions, whole_words: as for `mask_tokens`.
-        held_out_inputs: the largest number of inputs to score.
+        held_out_inputs: the largest number of inputs to score; of more, some at equal distances are taken.
         resume: go on with the interrupted run in the folder; if there is none, start.
         show: print the log to the standard error as well.
 

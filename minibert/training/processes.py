@@ -39,11 +39,11 @@ class Processes:
             value /= self.count
         return value
 
-    def gather(self, value: Tensor) -> list[Tensor]:
+    def gather(self, value: Any) -> list[Any]:
         """Returns the value of each process."""
         if self.count == 1:
             return [value]
-        values: list[Any] = [None] * self.count
+        values = [None] * self.count
         dist.all_gather_object(values, value)
         return values
 
