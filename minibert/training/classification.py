@@ -17,7 +17,7 @@ from minibert.checks import shown
 from minibert.errors import TrainingError
 from minibert.heads import BertForSequenceClassification
 from minibert.tokenizer import BertTokenizer, Text
-from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation
+from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation, wide
 from minibert.training.labels import check_all_occur, class_of, label_names
 from minibert.training.metrics import accuracy, correlations, macro_f1
 from minibert.training.records import Records, Row
@@ -78,7 +78,7 @@ class Classification(Finetuning):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         logits = model(**model_inputs(batch)).logits  # (B, C)
-        return model.loss(logits.float(), batch["labels"])
+        return model.loss(wide(logits), batch["labels"])
 
     def score(self, model: Any) -> dict[str, float]:
         logits, labels = self.held_out_logits(model)  # (N, C), (N,)
@@ -89,7 +89,7 @@ class Classification(Finetuning):
         """Returns the logits of all held-out examples and their labels, on the CPU, in the order of the batches."""
         logits, labels = [], []
         for _, batch in self.held_out_batches(model):
-            logits.append(model(**model_inputs(batch)).logits.float().cpu())
+            logits.append(wide(model(**model_inputs(batch)).logits).cpu())
             labels.append(batch["labels"].cpu())
         return torch.cat(logits), torch.cat(labels)
 
@@ -123,7 +123,7 @@ class Regression(Classification):
     def score(self, model: Any) -> dict[str, float]:
         logits, labels = self.held_out_logits(model)  # (N, 1), (N,)
         predicted = logits[:, 0]
-        return {"loss": float(F.mse_loss(predicted, labels))} | correlations(predicted, labels)
+        return {"loss": float(F.mse_loss(predicted, labels.to(predicted.dtype)))} | correlations(predicted, labels)
 
 
 def _text(row: Row, is_pair: bool) -> Text:

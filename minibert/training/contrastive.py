@@ -19,7 +19,7 @@ from torch import Tensor
 from minibert.errors import TrainingError
 from minibert.sentences.encoder import SentenceEncoder
 from minibert.tokenizer import BertTokenizer
-from minibert.training.examples import Finetuning, encode, pad, padded_length, warn_of_truncation
+from minibert.training.examples import Finetuning, encode, pad, padded_length, warn_of_truncation, wide
 from minibert.training.records import Records, Row
 from minibert.training.splits import plain
 from minibert.training.task import Batch
@@ -114,7 +114,7 @@ class Contrastive(Finetuning):
         for chosen, batch in self.held_out_batches(model):
             found = vectors_of(model, batch)
             losses += float(ranking_loss(found, batch["texts"])) * len(chosen)
-            vectors.append([each.float().cpu() for each in found])
+            vectors.append([each.cpu() for each in found])
             texts.append(batch["texts"].cpu())
         roles = [torch.cat(each) for each in zip(*vectors, strict=True)]
         ranks = ranks_of_positives(roles, torch.cat(texts))
@@ -157,7 +157,7 @@ def candidate_scores(vectors: Sequence[Tensor], texts: Tensor, first: int = 0, l
     Returns:
         (B, B), or (B, 2·B) with negatives; fewer rows if fewer anchors are scored.
     """
-    anchors, *candidates = (F.normalize(each.float(), dim=-1) for each in vectors)
+    anchors, *candidates = (F.normalize(wide(each), dim=-1) for each in vectors)
     cosines = anchors[first:last] @ torch.cat(candidates).T  # (b, E) @ (E, candidates) → (b, candidates)
     candidate_texts = texts[:, 1:].T.flatten()
     same = candidate_texts[None, :] == texts[first:last, 1, None]

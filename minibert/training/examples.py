@@ -170,6 +170,11 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
     return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Returns numbers at least in float32: a loss needs more digits than bfloat16 has."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def padded_length(tokens: int, longest: int) -> int:
     """Returns the next multiple of 8, or the longest that a model takes."""
     return min(-(-tokens // MULTIPLE) * MULTIPLE, longest)

@@ -73,8 +73,8 @@ def finetune(
 ) -> Run:
     """Trains a checkpoint on labelled examples, and keeps it in a folder, from which it can be loaded at any time.
 
-    If the process is killed, the same call with `resume=True` goes on from the last checkpoint. The weights are trained
-    in float32, whatever the checkpoint has; matrix products are in the settings' precision.
+    If the process is killed, the same call with `resume=True` goes on from the last checkpoint. Weights of half
+    precision are trained in float32; matrix products are in the settings' precision.
 
     Args:
         model: the name or folder of a checkpoint; or a model, which is trained in place: of the class that the task
@@ -114,6 +114,8 @@ def finetune(
     """
     kind = _kind(task, labels, stride, frozen)
     options = _options(settings, epochs, changes)
+    if kind is Contrastive and options.batch_size < 2:
+        raise TrainingError("batch_size must be at least 2 for sentences, got 1: the other texts are the negatives")
     records, scored = _both_sides(kind, train, held_out, columns, options.seed)
     names = check_names(labels) if labels is not None else kind.names(records)
     if kind is Contrastive:

@@ -18,7 +18,7 @@ from minibert.checks import as_integer, check_integer, shown
 from minibert.errors import TrainingError
 from minibert.heads import BertForQuestionAnswering, position_loss
 from minibert.tokenizer import BertTokenizer
-from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation
+from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation, wide
 from minibert.training.metrics import answer_f1, exact_match
 from minibert.training.records import Records, Row
 from minibert.training.splits import plain
@@ -113,7 +113,7 @@ class QuestionAnswering(Finetuning):
         for chosen, batch in self.held_out_batches(model):
             out = model(**model_inputs(batch))
             losses += float(span_loss(out, batch)) * len(chosen)
-            starts, ends = out.start_logits.float().cpu(), out.end_logits.float().cpu()  # (B, S) each
+            starts, ends = wide(out.start_logits).cpu(), wide(out.end_logits).cpu()  # (B, S) each
             for index, start, end in zip(chosen, starts, ends, strict=True):
                 window = self.held_out[index]
                 span = best_span(start, end, window)
@@ -203,8 +203,8 @@ def best_span(start: Tensor, end: Tensor, window: Window) -> Span:
 
 def span_loss(out: Any, batch: Batch) -> Tensor:
     """Returns the mean of the losses of the first and of the last token."""
-    start = position_loss(out.start_logits.float(), batch["start_positions"], "start_positions")
-    return (start + position_loss(out.end_logits.float(), batch["end_positions"], "end_positions")) / 2
+    start = position_loss(wide(out.start_logits), batch["start_positions"], "start_positions")
+    return (start + position_loss(wide(out.end_logits), batch["end_positions"], "end_positions")) / 2
 
 
 def answers_of(row: Row) -> tuple[list[str], int]:

@@ -32,7 +32,7 @@ UNNAMED = re.compile(r"LABEL_\d+")  # what a class is called if nobody named it
 
 
 def start_encoder(model: Any, tokenizer: Any) -> SentenceEncoder:
-    """Returns the encoder to train, in float32.
+    """Returns the encoder to train, at least in float32.
 
     Raises:
         TrainingError: `model` is no encoder, or one that compares texts otherwise than by their cosine.
@@ -50,13 +50,13 @@ def start_encoder(model: Any, tokenizer: Any) -> SentenceEncoder:
         raise TrainingError(
             f"similarity_fn_name of the encoder must be cosine, which is what is trained, got {score!r}"
         )
-    return model.float()
+    return _with_enough_digits(model)
 
 
 def start_with_head(
     kind: Any, model: Any, tokenizer: BertTokenizer | None, names: Sequence[str], in_order: bool, seed: int
 ) -> tuple[Any, BertTokenizer]:
-    """Returns the model to train, in float32, and its tokenizer. The config of the model has the classes' names.
+    """Returns the model to train, at least in float32, with the names of its classes in its config; and its tokenizer.
 
     Args:
         kind: the task, with the `model_class` and the `problem_type` that it needs.
@@ -89,13 +89,19 @@ def start_with_head(
             f"padding_side of the tokenizer must be 'right', got {tokenizer.padding_side!r}: BERT counts positions "
             "from the left, so each prediction would change with its batch"
         )
-    return model.float(), tokenizer
+    return _with_enough_digits(model), tokenizer
+
+
+def _with_enough_digits(model: Any) -> Any:
+    """The model in float32 if it was in half precision, in which a small step would change nothing."""
+    dtype = bert_in(model).embeddings.word_embeddings.weight.dtype
+    return model.to(torch.promote_types(dtype, torch.float32))
 
 
 def _from_checkpoint(kind: Any, folder: Path, names: Sequence[str], in_order: bool, seed: int) -> Any:
     """A checkpoint with its own head if that has these classes, and otherwise with a new one."""
     if model_class(folder) is kind.model_class:
-        model = kind.model_class.from_pretrained(folder, dtype="float32")
+        model = kind.model_class.from_pretrained(folder)
         if _has_classes(model.config.id2label, names, in_order):
             model.config = dataclasses.replace(model.config, problem_type=kind.problem_type)
             return model
@@ -108,7 +114,7 @@ def with_new_head(
     """Returns a checkpoint's BERT under a head of random weights, without a warning: to train them is the point."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NewParametersWarning)
-        bert = BertModel.from_pretrained(folder, dtype="float32")
+        bert = BertModel.from_pretrained(folder)
     config = dataclasses.replace(bert.config, num_labels=len(names), id2label=tuple(names), problem_type=problem_type)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -16,7 +16,7 @@ from minibert.checks import shown
 from minibert.errors import TrainingError
 from minibert.heads import IGNORED, BertForTokenClassification
 from minibert.tokenizer import BertTokenizer
-from minibert.training.examples import CHUNK, Example, Finetuning, model_inputs, warn_of_truncation
+from minibert.training.examples import CHUNK, Example, Finetuning, model_inputs, warn_of_truncation, wide
 from minibert.training.labels import check_all_occur, class_of, label_names
 from minibert.training.metrics import accuracy, macro_f1
 from minibert.training.records import Records, Row
@@ -73,13 +73,13 @@ class TokenLabels(Finetuning):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         logits = model(**model_inputs(batch)).logits  # (B, S, C)
-        return model.loss(logits.float(), batch["labels"])
+        return model.loss(wide(logits), batch["labels"])
 
     def score(self, model: Any) -> dict[str, float]:
         logits, labels = [], []
         for _, batch in self.held_out_batches(model):
             counted = batch["labels"] != IGNORED  # (B, S)
-            logits.append(model(**model_inputs(batch)).logits[counted].float().cpu())  # (B, S, C) → (n, C)
+            logits.append(wide(model(**model_inputs(batch)).logits[counted]).cpu())  # (B, S, C) → (n, C)
             labels.append(batch["labels"][counted].cpu())
         scores, gold = torch.cat(logits), torch.cat(labels)  # (N, C), (N,): N words
         predicted = scores.argmax(-1)

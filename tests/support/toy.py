@@ -3,6 +3,7 @@
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -28,7 +29,7 @@ SIZES = {
 }
 
 
-def toy_tokenizer() -> BertTokenizer:
+def toy_tokenizer(**options: Any) -> BertTokenizer:
     """BERT's tokenizer with whole words for the toy tasks, and letters for all others."""
     ids = {token: index for index, token in enumerate(TOKENS)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
@@ -41,11 +42,11 @@ def toy_tokenizer() -> BertTokenizer:
         special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
     )
     tokenizer.add_special_tokens(list(SPECIAL))
-    return BertTokenizer(tokenizer, model_max_length=64)
+    return BertTokenizer(tokenizer, model_max_length=64, **options)
 
 
 def toy_config(**changes: object) -> BertConfig:
-    return BertConfig(vocab_size=len(TOKENS), **{**SIZES, **changes})
+    return BertConfig(**{"vocab_size": len(TOKENS), **SIZES, **changes})
 
 
 def toy_checkpoint(folder: Path) -> Path:
