@@ -14,6 +14,7 @@ examples, labels, metrics  what the tasks share: classification, token_labels, q
 from minibert.training.corpus import Corpus
 from minibert.training.finetuning import evaluate, finetune
 from minibert.training.masking import MaskedTokens, mask_tokens
+from minibert.training.metrics import missing_metrics
 from minibert.training.optimizer import learning_rate, parameter_groups
 from minibert.training.pretraining import pretrain
 from minibert.training.run import Run
@@ -28,6 +29,7 @@ __all__ = [
     "finetune",
     "learning_rate",
     "mask_tokens",
+    "missing_metrics",
     "parameter_groups",
     "powers_of_two",
     "pretrain",

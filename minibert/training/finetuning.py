@@ -67,6 +67,7 @@ def finetune(
     length: int | None = None,
     stride: int | None = None,
     frozen: bool = False,
+    device: str | torch.device | None = None,
     resume: bool = False,
     show: bool = True,
     **changes: Any,
@@ -100,6 +101,7 @@ def finetune(
             of `length`.
         frozen: train the head alone, pooler included, on a BERT whose embeddings and layers stay as they are, without
             dropout in them.
+        device: where to train; None leaves the model where it is.
         resume: go on with the interrupted run in the folder; if there is none, start.
         show: print the log to the standard error as well.
         changes: fields of `TrainingSettings`, such as `learning_rate=1e-4`; by default batches of 32, a learning rate
@@ -125,6 +127,7 @@ def finetune(
         loaded, tokenizer = start_with_head(kind, model, tokenizer, names, labels is not None, options.seed)
         names = loaded.config.id2label
     assert tokenizer is not None
+    loaded.to(device)
     encoding = {"length": _length(kind, loaded, tokenizer, length), **({} if stride is None else {"stride": stride})}
     examples = kind.examples(tokenizer, records, names, **encoding)
     kind.check(examples, names, records.source)
@@ -158,6 +161,7 @@ def evaluate(
     length: int | None = None,
     stride: int | None = None,
     batch_size: int = 32,
+    device: str | torch.device | None = None,
 ) -> dict[str, float]:
     """Returns the scores of a fine-tuned model on labelled examples, by name.
 
@@ -175,6 +179,7 @@ def evaluate(
         TrainingError: the model has no head of these, or an example does not fit; the message says which.
     """
     loaded, tokenizer = trained(model, tokenizer)
+    loaded.to(device)
     kind = _task_of(loaded)
     if stride is not None and kind is not QuestionAnswering:
         raise TrainingError(
