@@ -58,14 +58,17 @@ def test_a_split_loses_no_character_but_spaces(paragraph: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- Wikipedia
 
-ARTICLE = """{{Infobox | name = Paris {{nested | table}} }}
+ARTICLE = """{{Infobox {{nested | template}}
+A sentence that is long enough to be prose, but is in a box at the margin of the page.
+}}
 :''For other uses, see [[Paris (disambiguation)]], which lists everything that was ever called by this name at all.''
 [[Image:Eiffel.jpg|thumb|The [[Eiffel Tower]], seen from [[Montmartre]].]]
 '''Paris''' ({{IPA|pari}}, ; [[French language|French]]: ''Paris'') is the [[capital]] of [[France]]&mdash;and its
 largest city, on the river [[Seine]].<ref>A. Author, ''A Book'', 1999.</ref>  It has [http://example.org museums] , too.
 
 {| class="wikitable"
-| a table || with cells, and with a sentence that is long enough to be taken for prose, if it stood alone.
+| a cell ||
+A sentence that is long enough to be prose, but is in one of the cells of a table.
 |}
 * A short item of a list.
 == See also ==
@@ -147,6 +150,14 @@ def test_a_book_becomes_chapters_without_the_printers_notes() -> None:
         ["It was late. The old man slept."],
         ['"Who is there?" he cried.'],
     ]
+
+
+def test_a_word_is_joined_at_the_end_of_a_line_unless_it_is_a_compound() -> None:
+    text_before = "The red-\nskinned warrior ran fran-\n  tically on.\nThe other ran frantically, too."
+    assert (
+        books.joined_words(text_before)
+        == "The red-skinned warrior ran frantically on.\nThe other ran frantically, too."
+    )
 
 
 def test_a_book_lies_between_the_licence_and_the_licence() -> None:
@@ -231,11 +242,16 @@ def test_one_document_in_a_hundred_is_held_out_whatever_their_order() -> None:
 
 
 def test_nothing_that_is_held_out_is_learned_from_nor_a_near_copy_of_it() -> None:
-    shelves = {"a": [story(person(number)) for number in range(50)], "b": [story("Ben")]}
+    shelves = {
+        "a": [story(person(number)) for number in range(50)],
+        "b": [story("Ben" + person(number)) for number in range(50)],
+    }
     ((first, *_),) = text.hold_out(shelves["a"])[1]
     near_copy = first.replace("bread", "cake")
+    copying = [near_copy, "A short paragraph.", "And another.", "And a third."]
     quoting = [*story("Cora"), near_copy.upper(), "She said so."]
-    shelves["b"] += [[near_copy, "A short paragraph.", "And another."], quoting]
+    shelves["b"] += [copying, quoting]
+    assert copying in text.hold_out(shelves["b"])[0]
     train, held_out = halves(text.divide(shelves))
     assert first.split(". ")[0] + "." in held_out
     assert not train & held_out - {"Then it rained."}  # which is in every paragraph
