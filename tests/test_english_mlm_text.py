@@ -213,7 +213,7 @@ def test_characters_are_made_alike(text_before: str, text_after: str) -> None:
     assert text.plain(text_before) == text_after
 
 
-# -------------------------------------------------------------------------------------------------- training and held-out
+# ------------------------------------------------------------------------------------------------- training and held-out
 
 
 def person(number: int) -> str:
@@ -321,6 +321,14 @@ def test_the_same_packages_give_the_same_bytes(tales: tuple[dict[str, Source], P
     assert set(first) == {"books.txt", "books.held-out.txt", "sources.json"}  # nothing half-written is left
     text.build(found, folder)
     assert contents(folder) == first
+
+
+def test_a_corpus_that_is_left_out_is_not_left_over(tales: tuple[dict[str, Source], Path]) -> None:
+    found, folder = tales
+    for name in ("bible.txt", "bible.held-out.txt", "notes.txt"):
+        (folder / name).write_bytes(b"of an earlier build")
+    text.build(found, folder)
+    assert set(contents(folder)) == {"books.txt", "books.held-out.txt", "sources.json", "notes.txt"}
 
 
 def test_a_file_has_a_sentence_a_line_and_an_empty_line_after_a_document(tales: tuple[dict[str, Source], Path]) -> None:

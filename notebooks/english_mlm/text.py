@@ -70,7 +70,7 @@ def opening(paragraph: str) -> tuple[str, ...] | None:
     return tuple(words) if len(words) == OPENING else None
 
 
-# -------------------------------------------------------------------------------------------------- training and held-out
+# ------------------------------------------------------------------------------------------------- training and held-out
 
 
 def hold_out(documents: list[Document]) -> tuple[list[Document], list[Document]]:
@@ -88,9 +88,9 @@ def hold_out(documents: list[Document]) -> tuple[list[Document], list[Document]]
 def divide(corpora: dict[str, list[Document]]) -> list[Corpus]:
     """Returns the corpora with some documents held out and without copies.
 
-    A paragraph is a copy of another if both begin with the same eight words. No paragraph is kept that is a copy of an
-    earlier one, or, in a training document, of a held-out one, of whatever corpus. No sentence is kept that a cloze
-    sentence was made from.
+    A paragraph is a copy of another if both begin with the same eight words. No paragraph is kept that is a copy of one
+    in an earlier document, or, in a training document, in a held-out one; the corpora count as one. No sentence is kept
+    that is a cloze sentence with some word in its gap.
     """
     parts = {name: hold_out(documents) for name, documents in corpora.items()}
     seen: set[tuple[str, ...]] = set()
@@ -186,6 +186,9 @@ def build(sources: dict[str, Source], folder: Path) -> dict[str, dict]:
         report.setdefault(source.corpus, {"sources": {}})["sources"][name] = describe(source)
     for corpus in divide(corpora):
         report[corpus.name] |= save(corpus, folder)
+    for corpus_left_out in {source.corpus for source in SOURCES.values()} - set(report):
+        for file in folder.glob(f"{corpus_left_out}*.txt"):
+            file.unlink()  # of an earlier build: `sources.json` describes all that is here
     write(folder / "sources.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     return report
 
