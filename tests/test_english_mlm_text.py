@@ -213,7 +213,7 @@ def test_characters_are_made_alike(text_before: str, text_after: str) -> None:
     assert text.plain(text_before) == text_after
 
 
-# ------------------------------------------------------------------------------------------------- training and held-out
+# ------------------------------------------------------------------------------------------------ training and held-out
 
 
 def person(number: int) -> str:

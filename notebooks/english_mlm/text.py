@@ -26,6 +26,7 @@ from minibert.errors import MinibertError
 
 OPENING = 8  # words: two paragraphs that begin with the same ones are taken for copies
 HELD_OUT_OF = 100  # documents, one is held out
+ENDINGS = {"train": ".txt", "held_out": ".held-out.txt"}  # of the two files of a corpus
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def opening(paragraph: str) -> tuple[str, ...] | None:
     return tuple(words) if len(words) == OPENING else None
 
 
-# ------------------------------------------------------------------------------------------------- training and held-out
+# ------------------------------------------------------------------------------------------------ training and held-out
 
 
 def hold_out(documents: list[Document]) -> tuple[list[Document], list[Document]]:
@@ -144,7 +145,7 @@ def save(corpus: Corpus, folder: Path) -> dict[str, object]:
     report: dict[str, object] = {}
     for part, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
         content = as_text(documents)
-        file = folder / f"{corpus.name}{'' if part == 'train' else '.held-out'}.txt"
+        file = folder / f"{corpus.name}{ENDINGS[part]}"
         write(file, content)
         report[part] = {
             "file": file.name,
@@ -186,9 +187,9 @@ def build(sources: dict[str, Source], folder: Path) -> dict[str, dict]:
         report.setdefault(source.corpus, {"sources": {}})["sources"][name] = describe(source)
     for corpus in divide(corpora):
         report[corpus.name] |= save(corpus, folder)
-    for corpus_left_out in {source.corpus for source in SOURCES.values()} - set(report):
-        for file in folder.glob(f"{corpus_left_out}*.txt"):
-            file.unlink()  # of an earlier build: `sources.json` describes all that is here
+    for left_out in {source.corpus for source in SOURCES.values()} - set(report):
+        for ending in ENDINGS.values():  # of an earlier build: `sources.json` describes all that is here
+            (folder / f"{left_out}{ending}").unlink(missing_ok=True)
     write(folder / "sources.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     return report
 
@@ -210,7 +211,7 @@ def main(left_out: tuple[str, ...], folder: Path | None) -> None:
         raise click.ClickException(str(error)) from error
     click.echo(f"{folder}:")
     for entry in report.values():
-        for part in ("train", "held_out"):
+        for part in ENDINGS:
             numbers = entry[part]
             click.echo(
                 f"  {numbers['file']:26}{numbers['documents']:>8,} documents{numbers['sentences']:>10,} sentences"
