@@ -117,8 +117,6 @@ def training_batch(model: Pretrained, seed: int) -> Batch:
     labels = _labels(model, inputs["attention_mask"], torch.Generator().manual_seed(seed))
     if isinstance(model, BertForMultipleChoice):  # the texts are the choices of one question
         inputs = {name: tensor[None] for name, tensor in inputs.items()}  # (N, S) → (1, N, S)
-    dtype = next(model.parameters()).dtype
-    labels = {name: label.to(dtype) if label.is_floating_point() else label for name, label in labels.items()}
     return inputs | labels
 
 
