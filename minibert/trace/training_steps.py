@@ -4,9 +4,11 @@
 the first, and the parameters after the last. Another implementation of the same network, trained on the same batches
 with the same optimiser and seed, must give the same numbers.
 
-The recipe is BERT's: Adam with decoupled weight decay, but none on biases and LayerNorms; a learning rate that rises
-and falls linearly; gradients clipped to a norm of 1; dropout on (Devlin et al. 2019, appendix A.2; the groups and the
-clipping are in `optimization.py` of google-research/bert).
+The recipe is that of BERT (Devlin et al. 2019, appendix A.2; `optimization.py` of google-research/bert) as it is used
+with PyTorch: AdamW with weight decay, but none on biases and LayerNorms; a learning rate that rises and falls linearly;
+gradients clipped to a norm of 1; dropout on. BERT's own code differs in three details: its Adam does not correct the
+bias of its averages, its ε is 1e-6, and after the warm-up its learning rate is on the line that falls from the first
+step to the last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,7 +97,10 @@ def train_steps(
 
 
 def parameter_groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """Returns the optimiser's groups: weight decay on matrices, none on biases and LayerNorms, which are vectors."""
+    """Returns the optimiser's groups: weight decay on matrices, none on biases and LayerNorms, which are vectors.
+
+    BERT's own code leaves out the same parameters, by their names.
+    """
     matrices = [parameter for parameter in parameters if parameter.dim() > 1]
     vectors = [parameter for parameter in parameters if parameter.dim() == 1]
     return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
@@ -104,7 +109,7 @@ def parameter_groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]
 def warm_up_then_decay(step: int, warm_up: int, steps: int) -> float:
     """Returns the share of the highest learning rate at a step, counted from 0: it rises from 0 to 1, then falls to 0.
 
-    Linear on both sides: 1 at step `warm_up`, 0 at step `steps`.
+    Linear on both sides: 1 at step `warm_up`, 0 at step `steps`, as `get_linear_schedule_with_warmup` of transformers.
     """
     if step < warm_up:
         return step / warm_up
@@ -117,8 +122,6 @@ def training_batch(model: Pretrained, seed: int) -> Batch:
     labels = _labels(model, inputs["attention_mask"], torch.Generator().manual_seed(seed))
     if isinstance(model, BertForMultipleChoice):  # the texts are the choices of one question
         inputs = {name: tensor[None] for name, tensor in inputs.items()}  # (N, S) → (1, N, S)
-    dtype = next(model.parameters()).dtype
-    labels = {name: label.to(dtype) if label.is_floating_point() else label for name, label in labels.items()}
     return inputs | labels
 
 
