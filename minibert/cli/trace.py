@@ -14,13 +14,13 @@ from minibert.cli.options import name_argument
 @click.option("--json", "output", flag_value="json", help="Print the whole certificate as JSON.")
 @click.option("--markdown", "output", flag_value="markdown", help="Print the whole certificate as Markdown.")
 def verify(name: str, gradients: bool, training: bool, output: str | None) -> None:
-    """Compare every value inside a BERT with transformers, and on request its gradients and its training.
+    """Compare every value inside a BERT with transformers.
 
     NAME is a checkpoint's name, or the path of its folder. Without it, the default checkpoint is compared. The exit
-    code is 1 if any value is not equal.
+    code is 1 if any value is not equal. With --training, the checkpoint's heads are compared as well.
 
     \b
-    Examples:
+    Example:
       minibert verify sentence-transformers/all-MiniLM-L6-v2
       minibert verify rxnfp/bert_pretrained --training
     """
