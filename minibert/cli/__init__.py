@@ -5,6 +5,7 @@ One file for each group of commands, and each command prints what a few calls of
     checkpoints   download, list, info, convert
     texts         tokens, similarity, word, fill-mask
     corpus        embed, search
+    training      pretrain, finetune, evaluate
     trace         verify
     interpret     decompose, lens, heads
     exercises     exercise list, start, check, hint, solution
@@ -31,6 +32,7 @@ from minibert.cli.exercises import exercise
 from minibert.cli.interpret import decompose, heads, lens
 from minibert.cli.texts import fill_mask, similarity, tokens, word
 from minibert.cli.trace import verify
+from minibert.cli.training import evaluate, finetune, pretrain
 from minibert.errors import MinibertError
 
 
@@ -98,6 +100,9 @@ for command in (
     decompose,
     lens,
     heads,
+    pretrain,
+    finetune,
+    evaluate,
     exercise,
     show_demo,
 ):

@@ -18,8 +18,19 @@ COMMANDS = sorted(main.commands)
 
 def test_the_commands() -> None:
     assert [
-        *("convert", "decompose", "demo", "download", "embed", "exercise", "fill-mask", "heads", "info", "lens"),
-        *("list", "search", "similarity", "tokens", "verify", "word"),
+        *(
+            "convert",
+            "decompose",
+            "demo",
+            "download",
+            "embed",
+            "evaluate",
+            "exercise",
+            "fill-mask",
+            "finetune",
+            "heads",
+        ),
+        *("info", "lens", "list", "pretrain", "search", "similarity", "tokens", "verify", "word"),
     ] == COMMANDS
     assert run("--version").output == f"minibert, version {__version__}\n"
     for command in COMMANDS:
