@@ -1,7 +1,7 @@
 """What does one have to know of the English model before using it?
 
-`card` turns the numbers of `score.py` into the page that lies beside the model. Nothing on it is written by hand but the
-words around them.
+`card` turns the numbers of `score.py` into the page that lies beside the model: only the words around them are written
+by hand.
 """
 
 from typing import Any
@@ -44,8 +44,8 @@ Every fourth of the sixty sentences, in their order:
 It has {layers} layers of size {size} and {parameters:.1f} million parameters. It started from
 `sentence-transformers/all-MiniLM-L6-v2`, a sentence encoder, with a new head and with its last two layers started anew:
 the old ones put the whole sentence into every token, and such a model copies. `notebooks/english_mlm/starts.py`
-compares this start with others. {steps:,} steps of {batch} inputs of 128 tokens, {seen:.1f} million tokens in all; AdamW, a
-learning rate of {rate:g} after {warmup:.0%} of warm-up, falling to 0; no dropout; products in bfloat16.
+compares this start with others. Then {steps:,} steps of {batch} inputs of 128 tokens, {seen:.1f} million tokens in all;
+AdamW, a learning rate of {rate:g} after {warmup:.0%} of warm-up, falling to 0; no dropout; products in bfloat16.
 {machine}
 
 {curve}

@@ -20,7 +20,7 @@ from minibert.checkpoints.names import parameter_name
 from minibert.errors import DivergedError, TrainingError
 from minibert.heads import IGNORED
 from minibert.training import Corpus, Run, learning_rate, pretrain
-from minibert.training.loop import layers_computed_twice
+from minibert.training.memory import layers_computed_twice
 from minibert.training.pretraining import Pretraining
 
 TIMES = ("tokens_per_second",)
