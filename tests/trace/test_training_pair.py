@@ -19,7 +19,7 @@ from minibert.errors import ConfigError, InputError
 from minibert.model import EncoderLayer
 from minibert.trace import verify
 from minibert.trace.training_pair import TrainingPair
-from minibert.trace.training_steps import train_steps, training_batch, warm_up_then_decay
+from minibert.trace.training_steps import train_steps, training_batch
 
 
 def save(folder: Path, kind: str = "BertModel", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
@@ -167,12 +167,6 @@ def test_training_gives_a_model_its_parameters_back() -> None:
         assert not torch.equal(parameter, trained.parameters[name])
         assert parameter.grad is None
     assert [name for name, module in model.named_modules() if module.training] == ["bert.pooler", "bert.pooler.dense"]
-
-
-def test_the_learning_rate_rises_and_falls() -> None:
-    assert [warm_up_then_decay(step, 2, 6) for step in range(7)] == [0, 0.5, 1, 0.75, 0.5, 0.25, 0]
-    assert [warm_up_then_decay(step, 0, 2) for step in range(4)] == [1, 0.5, 0, 0]
-    assert [warm_up_then_decay(step, 2, 2) for step in range(4)] == [0, 0.5, 0, 0]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from minibert import BertForMaskedLM, BertForPreTraining, BertTokenizer
 from minibert.checkpoints.names import parameter_name
 from minibert.errors import DivergedError, TrainingError
 from minibert.heads import IGNORED
-from minibert.training import Corpus, Run, learning_rate, pretrain
+from minibert.training import Corpus, Run, pretrain
 from minibert.training.memory import layers_computed_twice
 from minibert.training.pretraining import Pretraining
 
@@ -348,9 +348,3 @@ def test_mistakes_in_a_call(
 def test_mistakes_in_the_settings(changes: dict, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         settings(**changes)
-
-
-def test_the_rate_rises_and_falls() -> None:
-    rates = [learning_rate(step, peak=2.0, warmup=4, steps=10) for step in range(10)]
-    assert rates[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert rates[5:] == pytest.approx([2 - 2 * k / 6 for k in range(1, 6)])
