@@ -43,8 +43,13 @@ Every fourth of the sixty sentences, in their order:
 
 It has {layers} layers of size {size} and {parameters:.1f} million parameters. It started from
 `sentence-transformers/all-MiniLM-L6-v2`, a sentence encoder, with a new head and with its last two layers started anew:
-the old ones put the whole sentence into every token, and such a model copies. `notebooks/english_mlm/starts.py`
-compares this start with others. Then {steps:,} steps of {batch} inputs of 128 tokens, {seen:.1f} million tokens in all;
+the old ones put the whole sentence into every token, and such a model copies words of the sentence. What each start is
+worth, by `notebooks/english_mlm/starts.py` (copied: of the hidden rare words that are not in the input, the share for
+which a rare word of the input is guessed):
+
+{starts}
+
+Then {steps:,} steps of {batch} inputs of 128 tokens, {seen:.1f} million tokens in all;
 AdamW, a learning rate of {rate:g} after {warmup:.0%} of warm-up, falling to 0; no dropout; products in bfloat16.
 {machine}
 
@@ -89,6 +94,7 @@ def card(report: dict[str, Any]) -> str:
         layers=report["layers"],
         size=report["size"],
         parameters=report["parameters"] / 1e6,
+        starts=starts_table(report["starts"]),
         steps=last,
         batch=run["batch_size"],
         seen=last * run["batch_size"] * 128 / 1e6,
@@ -132,6 +138,22 @@ def _held_out(scores: dict[str, Any]) -> str:
         perplexity = 2.718281828459045 ** all_sources["loss"]
         rows.append([name, *accuracies, f"**{all_sources['accuracy']:.1%}**", f"{perplexity:,.1f}"])
     return table(["accuracy", *shelves, "all", "perplexity, all"], rows)
+
+
+def starts_table(starts: list[dict[str, Any]]) -> str:
+    """What each start reaches."""
+    rows = [
+        [
+            each["start"],
+            f"{each['seen'] / 1e6:.1f} M",
+            f"{each['minutes']:.1f}",
+            f"{each['loss']:.3f}",
+            f"{each['accuracy']:.1%}",
+            f"{each['copied']:.1%}",
+        ]
+        for each in starts
+    ]
+    return table(["start", "tokens", "minutes", "held-out loss", "accuracy", "copied"], rows)
 
 
 def _curve(entries: list[dict[str, float]]) -> str:

@@ -192,8 +192,10 @@ def main(run: Path | None) -> None:
     log = [entry for entry in Run.read(run).entries if "held_out_loss" in entry]
     model = BertForMaskedLM.from_pretrained(model_folder)
     config = model.config
+    starts = folder / "starts.json"
     report = {
         **found,
+        "starts": json.loads(starts.read_text(encoding="utf-8")) if starts.is_file() else [],
         "sources": json.loads((folder / "sources.json").read_text(encoding="utf-8")),
         "run": json.loads((run / "training" / "progress.json").read_text(encoding="utf-8"))["settings"],
         "curve": log,

@@ -2,25 +2,28 @@
 
 `python notebooks/english_mlm/starts.py` trains from several starts, each for the same number of steps (BERT-tiny, whose
 step takes a fifth of the time, for five times as many too), and prints a table: held-out loss and accuracy, and how
-often a rare word that is not in the input is guessed to be a rare word that is.
+often a rare word that is not in the input is guessed to be a rare word that is. `starts.json`, beside the text, keeps
+it for the model card.
 """
 
+import json
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import score
 import torch
+from card import starts_table
 from text import text_folder
 from train import LENGTH, files, settings, start
 
 from minibert import BertForMaskedLM, BertTokenizer
 from minibert.checkpoints import store
 from minibert.errors import NewParametersWarning
-from minibert.show.tables import table
 from minibert.training import Corpus, pretrain
 
 TINY = store.Checkpoint(
@@ -72,7 +75,7 @@ def main(steps: int) -> None:
     tokenizer = BertTokenizer.from_pretrained(store.DEFAULT)
     held_out = Corpus.open(files(folder, ".held-out.txt"), tokenizer)
     common = set(torch.bincount(Corpus.open(files(folder, ".txt"), tokenizer).ids).topk(score.COMMON).indices.tolist())
-    rows = [["start", "tokens", "minutes", "held-out loss", "accuracy", "copied"]]
+    rows: list[dict[str, Any]] = []
     for name, (make, times) in STARTS.items():
         model, began = make(), time.perf_counter()
         with tempfile.TemporaryDirectory() as out:
@@ -88,17 +91,9 @@ def main(steps: int) -> None:
             )
         minutes = (time.perf_counter() - began) / 60
         found = score.held_out_score(score.guesses_of(model), held_out, tokenizer, common)
-        tokens = f"{steps * times * 32 * LENGTH / 1e6:.1f} M"
-        rows.append(
-            [
-                name,
-                tokens,
-                f"{minutes:.1f}",
-                f"{found['loss']:.3f}",
-                *(f"{found[key]:.1%}" for key in ("accuracy", "copied")),
-            ]
-        )
-        click.echo(table(rows, right=range(1, 6)))
+        rows.append({"start": name, "seen": steps * times * 32 * LENGTH, "minutes": minutes, **found})
+        (folder / "starts.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    click.echo(starts_table(rows))
 
 
 if __name__ == "__main__":

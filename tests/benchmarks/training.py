@@ -1,14 +1,15 @@
 """How many tokens a second does training take in, here and with the Trainer of transformers?
 
-    python tests/benchmarks/training.py [rounds] [--steps 12] [--precision bfloat16|float32]
+    python tests/benchmarks/training.py [rounds] [--task pretraining|finetuning] [--steps 12] [--precision bfloat16]
     python tests/benchmarks/training.py --memory      # of 2,000 steps, whether it stays flat
 
 Both train the default checkpoint with a masked-language-model head on the same inputs of 32 × 128 tokens with the same
-tokens hidden, in the same precision, with AdamW, clipping and the same schedule. The Trainer gets its batches
-ready-made and computes logits at every position, as its model does; here the time includes hiding the tokens. Each run
-is a process of its own; they take turns. Printed are medians of tokens a second, leaving out the first steps, in which
-kernels are chosen; the medians of the ratios round by round; the peak memory of each process; and the share of the peak
-that matrix products of a BERT's shapes reach.
+tokens hidden, in the same precision, with AdamW, clipping and the same schedule. The Trainer gets its batches ready-
+made and computes logits at every position, as its model does; here the time includes hiding the tokens. Each run is a
+process of its own; they take turns. For fine-tuning, a classifier of single lines, both put texts of similar length
+together, the Trainer with `group_by_length`; only tokens that are not padding count. Printed are medians of tokens a
+second, leaving out the first steps, in which kernels are chosen; the medians of the ratios round by round; the peak
+memory of each process; and the share of the peak that matrix products of a BERT's shapes reach.
 """
 
 import argparse
@@ -64,8 +65,66 @@ def task_and_model(folder: Path, kind: str) -> tuple[Any, Any]:
     return task, model
 
 
-def run_ours(folder: Path, steps: int, precision: str) -> list[float]:
-    """The seconds of each step of our loop."""
+def lines(folder: Path, number: int) -> list[dict[str, Any]]:
+    """Lines of different lengths, each with one of two labels."""
+    texts = [line for line in (folder / "text.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+    words = [" ".join(text.split()[:60]) for text in dict.fromkeys(texts)]
+    words = list(dict.fromkeys(words))[:number]
+    return [{"text": text, "label": "ab"[len(text) % 2]} for text in words]
+
+
+def finetune_ours(folder: Path, steps: int, precision: str) -> list[list[float]]:
+    """Seconds and tokens of each step of our loop."""
+    from minibert.checkpoints import store
+    from minibert.training import TrainingSettings, finetune
+    from minibert.training.classification import Classification
+
+    rows = lines(folder, 32 * (steps + 1) + 8)
+    marks: list[float] = []
+    tokens: list[int] = []
+    original = Classification.batch
+
+    def batch(self: Classification, step: int) -> Any:
+        marks.append(time.perf_counter())
+        found = original(self, step)
+        tokens.append(int(found["attention_mask"].sum()))
+        return found
+
+    Classification.batch = batch  # type: ignore[method-assign]
+    settings = TrainingSettings(
+        steps=steps + 1, learning_rate=5e-5, precision=precision, evaluate_every=10**6, log_every=10**6
+    )
+    finetune(store.DEFAULT, rows[8:], folder / "ours", held_out=rows[:8], settings=settings, show=False)
+    return [[after - before, count] for (before, after), count in zip(itertools.pairwise(marks), tokens, strict=False)]
+
+
+def finetune_trainer(folder: Path, steps: int, precision: str) -> list[list[float]]:
+    """Seconds and tokens of each step of transformers' Trainer."""
+    import transformers
+
+    from minibert.checkpoints import store
+
+    source = str(store.resolve(store.DEFAULT))
+    transformers.utils.logging.set_verbosity_error()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source, num_labels=2)
+    rows = lines(folder, 32 * (steps + 1) + 8)[8:]
+    examples = [{**tokenizer(row["text"]), "labels": "ab".index(row["label"])} for row in rows]
+    collate = transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+    tokens: list[int] = []
+
+    def collated(features: list[dict[str, Any]]) -> Any:
+        batch = collate(features)
+        tokens.append(int(batch["attention_mask"].sum()))
+        return batch
+
+    marks = train_theirs(model, examples, folder, steps, precision, collated)
+    return [[after - before, count] for (before, after), count in zip(itertools.pairwise(marks), tokens, strict=False)]
+
+
+def run_ours(folder: Path, steps: int, precision: str) -> list[list[float]]:
+    """Seconds and tokens of each step of our loop."""
     from minibert.training import TrainingSettings
     from minibert.training.loop import train
 
@@ -87,13 +146,11 @@ def run_ours(folder: Path, steps: int, precision: str) -> list[float]:
         batch_size=SHAPES["batch_size"],
     )
     train(model, task, folder / "ours", settings, show=False)
-    return [after - before for before, after in itertools.pairwise(marks)]
+    return [[after - before, 32 * 128] for before, after in itertools.pairwise(marks)]
 
 
-def run_trainer(folder: Path, steps: int, precision: str) -> list[float]:
-    """The seconds of each step of transformers' Trainer."""
-    import transformers
-
+def run_trainer(folder: Path, steps: int, precision: str) -> list[list[float]]:
+    """Seconds and tokens of each step of transformers' Trainer."""
     from minibert.heads import IGNORED
 
     task, model = task_and_model(folder, "transformers")
@@ -103,6 +160,16 @@ def run_trainer(folder: Path, steps: int, precision: str) -> list[float]:
         labels = torch.full_like(batch["input_ids"], IGNORED).scatter(1, batch["positions"], batch["labels"])
         inputs = {name: batch[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
         batches += [{name: tensor[row] for name, tensor in {**inputs, "labels": labels}.items()} for row in range(32)]
+    marks = train_theirs(model, batches, folder, steps, precision, None)
+    return [[after - before, 32 * 128] for before, after in itertools.pairwise(marks)]
+
+
+def train_theirs(
+    model: Any, examples: list[Any], folder: Path, steps: int, precision: str, collate: Any
+) -> list[float]:
+    """When each step of the Trainer begins."""
+    import transformers
+
     marks: list[float] = []
 
     class Clock(transformers.TrainerCallback):
@@ -124,16 +191,30 @@ def run_trainer(folder: Path, steps: int, precision: str) -> list[float]:
         disable_tqdm=True,
         dataloader_pin_memory=False,
         optim="adamw_torch_fused",
+        train_sampling_strategy="group_by_length" if collate else "sequential",
     )
-    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=batches, callbacks=[Clock()])
+    trainer = transformers.Trainer(
+        model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[Clock()]
+    )
     trainer.train()
-    return [after - before for before, after in itertools.pairwise(marks)]
+    return marks
 
 
-def child(which: str, folder: Path, steps: int, precision: str) -> None:
-    """What a process of its own runs: prints seconds and peak memory."""
-    seconds = (run_ours if which == "minibert" else run_trainer)(folder, steps, precision)
-    print(json.dumps({"seconds": seconds[WARM_UP:], "peak": memory_of_process("VmHWM")}))
+RUNS = {
+    ("pretraining", "minibert"): run_ours,
+    ("pretraining", "transformers"): run_trainer,
+    ("finetuning", "minibert"): finetune_ours,
+    ("finetuning", "transformers"): finetune_trainer,
+}
+
+
+def child(task: str, which: str, folder: Path, steps: int, precision: str) -> None:
+    """What a process of its own runs: prints tokens a second and peak memory."""
+    measured = RUNS[task, which](folder, steps, precision)[WARM_UP:]
+    seconds, tokens = (sum(each) for each in zip(*measured, strict=True))
+    if task == "pretraining":  # all steps are alike: the median is not disturbed by another process
+        seconds, tokens = statistics.median(step for step, _ in measured), 32 * 128
+    print(json.dumps({"speed": tokens / seconds, "peak": memory_of_process("VmHWM")}))
 
 
 def memory_of_process(field: str) -> float:
@@ -162,39 +243,33 @@ def flops_of_a_step() -> float:
     return 3 * 2 * (layers * layer + head)
 
 
-def compare(rounds: int, steps: int, precision: str) -> None:
+def compare(task: str, rounds: int, steps: int, precision: str) -> None:
     from minibert.checkpoints import store
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         speeches = sorted((store.store_folder() / "speeches").glob("*.txt"))
         (folder / "text.txt").write_text("\n\n".join(file.read_text(encoding="utf-8") for file in speeches))
-        found: dict[str, list[dict[str, Any]]] = {"minibert": [], "transformers": []}
+        found: dict[str, list[dict[str, float]]] = {"minibert": [], "transformers": []}
         for _ in range(rounds):
             for which, results in found.items():
                 for output in ("ours", "theirs"):
                     subprocess.run(["rm", "-rf", str(folder / output)], check=True)
                 command = [sys.executable, __file__, "--child", which, str(folder), "--steps", str(steps)]
-                done = subprocess.run([*command, "--precision", precision], capture_output=True, text=True, check=False)
+                command += ["--precision", precision, "--task", task]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise SystemExit(done.stderr)
                 results.append(json.loads(done.stdout.splitlines()[-1]))
-    tokens = SHAPES["batch_size"] * SHAPES["length"]
-    speeds = {
-        which: [tokens / statistics.median(each["seconds"]) for each in results] for which, results in found.items()
-    }
-    ratio = statistics.median(a / b for a, b in zip(*speeds.values(), strict=True))
+    ratio = statistics.median(a["speed"] / b["speed"] for a, b in zip(*found.values(), strict=True))
     peak = products_per_second(precision)
-    print(
-        f"{precision}, torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds of {steps} steps"
-    )
+    print(f"{task}, {precision}: torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
     for which, results in found.items():
-        speed = statistics.median(speeds[which])
-        memory = statistics.median(each["peak"] for each in results)
-        share = flops_of_a_step() * speed / tokens / peak
-        print(
-            f"{which:14}{speed:8,.0f} tokens/s   {memory:6,.0f} MiB at most   {share:5.0%} of {peak / 1e9:,.0f} GFLOP/s"
-        )
+        speed, most = (statistics.median(each[key] for each in results) for key in ("speed", "peak"))
+        share = ""
+        if task == "pretraining":
+            share = f"   {flops_of_a_step() * speed / (32 * 128) / peak:5.0%} of {peak / 1e9:,.0f} GFLOP/s"
+        print(f"{which:14}{speed:8,.0f} tokens/s   {most:6,.0f} MiB at most{share}")
     print(f"ratio {ratio:.2f}")
 
 
@@ -230,6 +305,7 @@ def memory() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("rounds", nargs="?", type=int, default=5)
+    parser.add_argument("--task", choices=["pretraining", "finetuning"], default="pretraining")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--memory", action="store_true")
@@ -240,6 +316,6 @@ if __name__ == "__main__":
         memory()
     elif chosen.child:
         which, where = chosen.child
-        child(which, Path(where), chosen.steps, chosen.precision)
+        child(chosen.task, which, Path(where), chosen.steps, chosen.precision)
     else:
-        compare(chosen.rounds, chosen.steps, chosen.precision)
+        compare(chosen.task, chosen.rounds, chosen.steps, chosen.precision)
