@@ -318,6 +318,7 @@ def test_two_runs_do_not_write_the_same_folder(tokenizer: BertTokenizer, text: P
     "arguments, message",
     [
         ({"model": "bert"}, "model must be a BertForMaskedLM, or a BertForPreTraining .*, got str"),
+        ({"model": new_model().half()}, "model must be in float32, got float16: a small step would change nothing"),
         ({"packing": "sentence-pairs"}, "packing must be one of full-sentences, contiguous for a BertForMaskedLM"),
         ({"packing": "contigous"}, "packing must be one of full-sentences, contiguous, .*: did you mean contiguous"),
         ({"length": 33}, "length must be an integer from 5 to 32, got 33"),
