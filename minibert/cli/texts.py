@@ -122,11 +122,10 @@ def _cosine_table(found: list[WordVector]) -> str:
 def fill_mask(text: str, top_k: int, name: str) -> None:
     """Predict the word at each [MASK] of a text.
 
-    The checkpoint needs a masked-language-model head. The default one has six layers and knows English from old books
-    and an old encyclopedia: its card is weights/minibert/english-mlm/README.md.
+    The checkpoint needs a masked-language-model head. The default one is made by 'make english-mlm'.
 
     \b
-    Examples:
+    Example:
       minibert fill-mask "The capital of France is [MASK]."
       minibert fill-mask "Hello I'm a [MASK] model." --model google-bert/bert-base-uncased
     """
