@@ -7,7 +7,7 @@ SETUP := .venv/setup-done
 # A worker for each core, with a thread each (tests/conftest.py); one that has nothing left takes over from another.
 WORKERS := -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-long test-machines test-hub lessons bench lint clean checkpoint data
+.PHONY: help demo test test-long test-machines test-hub lessons english-mlm bench lint clean checkpoint data
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -30,6 +30,12 @@ test-hub: $(SETUP)  ## the published numbers of checkpoints that only the hub ha
 lessons: checkpoint data  ## open the lessons in the browser
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,lessons]'
 	$(BIN)/jupyter lab notebooks
+
+english-mlm: checkpoint  ## make minibert/english-mlm anew: text, training, scores, card; three hours on two cores
+	$(BIN)/python notebooks/english_mlm/text.py
+	$(BIN)/python notebooks/english_mlm/starts.py
+	$(BIN)/python notebooks/english_mlm/train.py
+	$(BIN)/python notebooks/english_mlm/score.py
 
 bench: checkpoint data  ## how fast, beside what people use instead; ten minutes, on a machine that does nothing else
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

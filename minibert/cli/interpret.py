@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from minibert.checkpoints import store
-from minibert.cli.options import model_option
+from minibert.cli.options import HELP, masked_lm_option, model_option
 from minibert.cli.texts import load_masked_lm
 from minibert.show.tables import table
 
@@ -18,8 +18,10 @@ MASK = "[MASK]"
 @click.option("--position", type=int, help="The position in the text, counted from [CLS], which is 0.")
 @click.option("--by", type=click.Choice(["part", "head"]), default="head", show_default=True, help="How finely.")
 @click.option("--top", "k", type=click.IntRange(1), default=12, show_default=True, help="How many parts to show.")
-@model_option
-def decompose(text: str, token: str | None, position: int | None, by: str, k: int, name: str) -> None:
+@click.option(
+    "--model", "name", help=f"{HELP}  [default: {store.MASKED_LM} for a text with {MASK}, else {store.DEFAULT}]"
+)
+def decompose(text: str, token: str | None, position: int | None, by: str, k: int, name: str | None) -> None:
     """Take a prediction or a hidden state apart.
 
     Either is a sum of what embeddings, heads, feed-forward blocks and biases add. For a text with [MASK], the parts of
@@ -30,10 +32,11 @@ def decompose(text: str, token: str | None, position: int | None, by: str, k: in
     \b
     Example:
       minibert decompose "There was a fly drinking from my soup" --position 4
-      minibert decompose "Hello I'm a [MASK] model." --model google-bert/bert-base-uncased
+      minibert decompose "Hello I'm a [MASK] model."
     """
     from minibert import BertModel, BertTokenizer, interpret
 
+    name = name or (store.MASKED_LM if MASK in text else store.DEFAULT)
     folder = store.resolve(name)
     tokenizer = BertTokenizer.from_pretrained(folder)
     inputs = tokenizer(text)
@@ -52,7 +55,7 @@ def decompose(text: str, token: str | None, position: int | None, by: str, k: in
 @click.argument("text")
 @click.option("--position", type=int, help="Show the most probable tokens at this position, counted from [CLS].")
 @click.option("--top", "k", type=click.IntRange(1), help="How many tokens to show there.  [default: 5]")
-@model_option
+@masked_lm_option
 def lens(text: str, position: int | None, k: int | None, name: str) -> None:
     """Show what would be predicted after each layer.
 
@@ -61,7 +64,7 @@ def lens(text: str, position: int | None, k: int | None, name: str) -> None:
 
     \b
     Example:
-      minibert lens "He sat by the [MASK] bank." --model google-bert/bert-base-uncased
+      minibert lens "He sat by the [MASK] bank."
     """
     from minibert import BertTokenizer, interpret
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from minibert.checkpoints import store
-from minibert.cli.options import model_option
+from minibert.cli.options import masked_lm_option, model_option
 from minibert.errors import NewParametersWarning
 from minibert.show import matrix, table
 
@@ -118,12 +118,15 @@ def _cosine_table(found: list[WordVector]) -> str:
 @click.command()
 @click.argument("text")
 @click.option("-k", "--top-k", default=5, show_default=True, type=click.IntRange(1), help="Number of words to show.")
-@click.option("--model", "name", required=True, help="A checkpoint with a masked-language-model head: name or folder.")
+@masked_lm_option
 def fill_mask(text: str, top_k: int, name: str) -> None:
     """Predict the word at each [MASK] of a text.
 
+    The checkpoint needs a masked-language-model head. The default one is made by 'make english-mlm'.
+
     \b
     Example:
+      minibert fill-mask "The capital of France is [MASK]."
       minibert fill-mask "Hello I'm a [MASK] model." --model google-bert/bert-base-uncased
     """
     import torch

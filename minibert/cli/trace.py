@@ -17,11 +17,12 @@ def verify(name: str, gradients: bool, training: bool, output: str | None) -> No
     """Compare every value inside a BERT with transformers.
 
     NAME is a checkpoint's name, or the path of its folder. Without it, the default checkpoint is compared. The exit
-    code is 1 if any value is not equal.
+    code is 1 if any value is not equal. With --training, the checkpoint's heads are compared as well.
 
     \b
     Example:
       minibert verify sentence-transformers/all-MiniLM-L6-v2
+      minibert verify rxnfp/bert_pretrained --training
     """
     from minibert import trace
 

@@ -4,21 +4,21 @@
 the first, and the parameters after the last. Another implementation of the same network, trained on the same batches
 with the same optimiser and seed, must give the same numbers.
 
-The recipe is BERT's: Adam with decoupled weight decay, but none on biases and LayerNorms; a learning rate that rises
-and falls linearly; gradients clipped to a norm of 1; dropout on (Devlin et al. 2019, appendix A.2; the groups and the
-clipping are in `optimization.py` of google-research/bert).
+The recipe is that of BERT (Devlin et al. 2019, appendix A.2; `optimization.py` of google-research/bert) as it is used
+with PyTorch: AdamW with weight decay, but none on biases and LayerNorms; a learning rate that rises and falls linearly;
+gradients clipped to a norm of 1; dropout on. BERT's own code differs in three details: its Adam does not correct the
+bias of its averages, its ε is 1e-6, and after the warm-up its learning rate is on the line that falls from the first
+step to the last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from minibert.checkpoints.loading import Pretrained
 from minibert.config import BertConfig
@@ -33,6 +33,7 @@ from minibert.heads import (
     bert_in,
 )
 from minibert.trace.compare import Values, example_inputs
+from minibert.training.optimizer import learning_rate, parameter_groups
 
 Batch = dict[str, Tensor]  # the arguments of one call, labels included
 
@@ -77,9 +78,10 @@ def train_steps(
     # The norm that clips is a sum over all parameters and rounds by their order: by name, it is one order for everyone.
     in_order = [parameters[name] for name in sorted(parameters)]
     with _copied(in_order), _in_training(model, seed):
-        optimizer = AdamW(parameter_groups(in_order), lr=LEARNING_RATE)
-        schedule = LambdaLR(optimizer, lambda step: warm_up_then_decay(step, WARM_UP, len(batches)))
-        for batch in batches:
+        optimizer = AdamW(parameter_groups(nn.ParameterList(in_order), WEIGHT_DECAY))
+        for step, batch in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, peak=LEARNING_RATE, warmup=WARM_UP, steps=len(batches))
             optimizer.zero_grad()
             loss = model(**batch).loss
             loss.backward()
@@ -88,27 +90,9 @@ def train_steps(
                 gradients = {name: _gradient(parameter) for name, parameter in parameters.items()}
             clip_grad_norm_(in_order, CLIP_NORM)
             optimizer.step()
-            schedule.step()
         optimizer.zero_grad()
         trained = {name: parameter.detach() for name, parameter in parameters.items()}
     return TrainingSteps(tuple(losses), gradients, trained)
-
-
-def parameter_groups(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """Returns the optimiser's groups: weight decay on matrices, none on biases and LayerNorms, which are vectors."""
-    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
-    vectors = [parameter for parameter in parameters if parameter.dim() == 1]
-    return [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def warm_up_then_decay(step: int, warm_up: int, steps: int) -> float:
-    """Returns the share of the highest learning rate at a step, counted from 0: it rises from 0 to 1, then falls to 0.
-
-    Linear on both sides: 1 at step `warm_up`, 0 at step `steps`.
-    """
-    if step < warm_up:
-        return step / warm_up
-    return max(0.0, (steps - step) / max(1, steps - warm_up))
 
 
 def training_batch(model: Pretrained, seed: int) -> Batch:
@@ -117,8 +101,6 @@ def training_batch(model: Pretrained, seed: int) -> Batch:
     labels = _labels(model, inputs["attention_mask"], torch.Generator().manual_seed(seed))
     if isinstance(model, BertForMultipleChoice):  # the texts are the choices of one question
         inputs = {name: tensor[None] for name, tensor in inputs.items()}  # (N, S) → (1, N, S)
-    dtype = next(model.parameters()).dtype
-    labels = {name: label.to(dtype) if label.is_floating_point() else label for name, label in labels.items()}
     return inputs | labels
 
 

@@ -4,25 +4,20 @@ One loop for everything: take a batch, compute the loss and its gradient, change
 see how it goes, to stop and go on, and to be told when something is wrong.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from minibert.errors import DivergedError, StoreError, TrainingError
-from minibert.model import EncoderLayer
+from minibert.errors import DivergedError, TrainingError
+from minibert.training import memory, state
 from minibert.training import optimizer as optimizers
 from minibert.training import precision as precisions
-from minibert.training import state
 from minibert.training.journal import Journal
 from minibert.training.processes import Processes, processes
 from minibert.training.settings import TrainingSettings
@@ -63,13 +58,14 @@ def train(
         group = stack.enter_context(processes(device))
         _check_parts(task, settings, group)
         if group.is_first:
-            stack.enter_context(_alone(folder))
-        before = _interrupted(folder, task, settings, group, resume)
+            stack.enter_context(state.alone(folder))
+        started = state.started_with(task, settings, group.count)
+        before = state.interrupted(folder, started, resume)
         if settings.gradient_checkpointing:
-            stack.enter_context(layers_computed_twice(model))
+            stack.enter_context(memory.layers_computed_twice(model))
 
         # Where the run starts, or goes on: weights, moments, random state, precision.
-        _align(model)
+        memory.align(model)
         optimizer = optimizers.adamw(
             model, weight_decay=settings.weight_decay, betas=settings.betas, epsilon=settings.epsilon
         )
@@ -79,7 +75,7 @@ def train(
             # Of the first process, for all: what is measured may come out differently in each.
             precision, reason = group.gather(precisions.choose(settings.precision, device))[0]
         else:
-            set_random_state(state.restore(folder, model, optimizer, group.rank), device)
+            state.set_random_state(state.restore(folder, model, optimizer, group.rank), device)
             first, size = before["step"], before["metrics_size"]
             precision, reason = before["precision"], f"{before['precision']}, as before"
         group.wait()  # until all have read the checkpoint, which the first will replace
@@ -92,9 +88,9 @@ def train(
                 return task.evaluate(model)
 
         def save(step: int) -> None:
-            random = group.gather(random_state(device))
+            random = group.gather(state.random_state(device))
             if group.is_first:
-                progress = {**_started_with(task, settings, group), "step": step, "precision": precision}
+                progress = {**started, "step": step, "precision": precision}
                 state.save(folder, task, model, optimizer, random, {**progress, "metrics_size": journal.size})
             group.wait()
 
@@ -107,7 +103,7 @@ def train(
         # The loop.
         objective = group.wrap(Objective(model, task))
         tally = Tally()
-        started = time.perf_counter()
+        began = time.perf_counter()
         for step in range(first, settings.steps):
             rate = optimizers.learning_rate(
                 step, peak=settings.learning_rate, warmup=settings.warmup_steps, steps=settings.steps
@@ -129,7 +125,7 @@ def train(
             saves = settings.is_due(done, settings.save_every or settings.evaluate_every)
             if evaluates or saves or settings.is_due(done, settings.log_every):
                 values = {"learning_rate": rate, **tally.means()}
-                left = (time.perf_counter() - started) / (done - first) * (settings.steps - done)
+                left = (time.perf_counter() - began) / (done - first) * (settings.steps - done)
                 journal.write(done, {**values, **(evaluate() if evaluates else {})}, left)
                 tally = Tally()
             if done in settings.keep and group.is_first:
@@ -193,46 +189,6 @@ class Tally:
         return {**means, "tokens_per_second": self.tokens / seconds}
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps every other run out of it; the lock of a process that is killed is released."""
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise TrainingError(
-            f"another run is writing {folder}: wait until it ends, or choose a different folder"
-        ) from None
-    except OSError as error:
-        raise StoreError(f"cannot write to the folder {folder}: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _interrupted(
-    folder: Path, task: Task, settings: TrainingSettings, group: Processes, resume: bool
-) -> dict[str, Any] | None:
-    """What the checkpoint in the folder says, if there is one to go on from; raises as `train` does."""
-    before = state.read_progress(folder)
-    if before is None:
-        return None
-    if not resume:
-        raise TrainingError(f"{folder} has a run, after step {before.get('step')}: resume it, or choose a new folder")
-    state.check_resumable(folder, before, _started_with(task, settings, group))
-    return before
-
-
-def _started_with(task: Task, settings: TrainingSettings, group: Processes) -> dict[str, Any]:
-    """What a run that goes on must have been started with, as it is read back from a file."""
-    started: dict[str, Any] = json.loads(
-        json.dumps({"settings": settings.to_dict(), "task": dict(task.describe()), "processes": group.count})
-    )
-    return started
-
-
 def _check_parts(task: Task, settings: TrainingSettings, group: Processes) -> None:
     """Raises a `TrainingError` if a batch cannot be divided as asked."""
     parts = settings.accumulation * group.count
@@ -255,38 +211,3 @@ def _diverged(losses: dict[str, float], norm: float, batch: str, folder: Path) -
         f"{values} in {batch}: the run stops, and {folder} keeps the last checkpoint. Look at these inputs, or try a "
         "lower learning_rate or a longer warmup"
     )
-
-
-def _align(model: nn.Module) -> None:
-    """Moves each parameter to memory of its own: a file's may lie anywhere, and a product rounds by where."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-
-
-@contextmanager
-def layers_computed_twice(model: nn.Module) -> Iterator[None]:
-    """Inside the block, an encoder layer keeps only its input; the backward pass computes the rest again.
-
-    The same bits at about a third more time; PyTorch restores the random state for dropout (Chen et al. 2016).
-    """
-    layers = [module for module in model.modules() if isinstance(module, EncoderLayer)]
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def random_state(device: torch.device) -> Tensor:
-    """Returns the state of the generator that dropout draws from."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def set_random_state(random: Tensor, device: torch.device) -> None:
-    """Sets it."""
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(random, device)
-    else:
-        torch.set_rng_state(random)

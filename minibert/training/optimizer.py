@@ -11,21 +11,16 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
-    """Returns the parameters in two groups: those with weight decay, and biases and LayerNorms without.
+    """Returns a model's parameters in two groups: matrices, with weight decay, and biases and LayerNorms, without.
 
-    A matrix that is pulled towards 0 needs its gradient to stay large, which is the point; a LayerNorm's weight has its
-    neutral value at 1, and a bias cannot overfit much. Parameters that are frozen are in neither.
+    The latter are vectors: BERT's own code leaves out the same parameters, by their names. Decay pulls a matrix towards
+    0, unless its gradient resists; but a LayerNorm's weight is neutral at 1, and a bias is not what overfits. Frozen
+    parameters are in neither group.
     """
-    without = {
-        id(parameter)
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if isinstance(module, nn.LayerNorm) or name == "bias"
-    }
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [each for each in trained if id(each) not in without], "weight_decay": weight_decay},
-        {"params": [each for each in trained if id(each) in without], "weight_decay": 0.0},
+        {"params": [each for each in trained if each.dim() > 1], "weight_decay": weight_decay},
+        {"params": [each for each in trained if each.dim() == 1], "weight_decay": 0.0},
     ]
 
 

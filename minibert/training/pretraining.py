@@ -217,6 +217,12 @@ def pretrain(
     if type(model) not in (BertForMaskedLM, BertForPreTraining):
         what = "a BertForMaskedLM, or a BertForPreTraining for next-sentence prediction as well"
         raise TrainingError(f"model must be {what}, got {type(model).__name__}")
+    dtype = model.bert.embeddings.word_embeddings.weight.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise TrainingError(
+            f"model must be in float32, got {str(dtype).removeprefix('torch.')}: a small step would change nothing; "
+            "convert it with model.float(), and leave half precision to the settings' precision"
+        )
     packing = _packing_for(model, packing)
     length = check_integer("length", length, 5, model.config.max_position_embeddings, TrainingError)
     held_out_inputs = check_integer("held_out_inputs", held_out_inputs, 1, error=TrainingError)

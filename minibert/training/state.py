@@ -12,10 +12,13 @@ beside it in the folder as any checkpoint is: at every moment, the folder can be
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,7 +26,8 @@ from minibert.checkpoints import layout
 from minibert.checkpoints.atomic import finish_save, write_atomically
 from minibert.checkpoints.json_files import read_object
 from minibert.checks import as_integer, shown
-from minibert.errors import TrainingError
+from minibert.errors import StoreError, TrainingError
+from minibert.training.settings import TrainingSettings
 from minibert.training.task import Task
 
 STATE, PROGRESS = "training/state.safetensors", "training/progress.json"
@@ -89,3 +93,58 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ra
                 key: value if key == "step" else value.to(parameter) for key, value in found.items()
             }
     return tensors[f"{RANDOM}{rank}"]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps every other run out of it; the lock of a process that is killed is released."""
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(
+            f"another run is writing {folder}: wait until it ends, or choose a different folder"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot write to the folder {folder}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def started_with(task: Task, settings: TrainingSettings, processes: int) -> dict[str, Any]:
+    """Returns what a run that goes on must have been started with, as it is read back from a file."""
+    started: dict[str, Any] = json.loads(
+        json.dumps({"settings": settings.to_dict(), "task": dict(task.describe()), "processes": processes})
+    )
+    return started
+
+
+def interrupted(folder: Path, started: dict[str, Any], resume: bool) -> dict[str, Any] | None:
+    """Returns what the checkpoint in the folder says, if there is one to go on from.
+
+    Raises:
+        TrainingError: there is one and `resume` is False, or it was started with something else.
+    """
+    before = read_progress(folder)
+    if before is None:
+        return None
+    if not resume:
+        raise TrainingError(f"{folder} has a run, after step {before.get('step')}: resume it, or choose a new folder")
+    check_resumable(folder, before, started)
+    return before
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Returns the state of the generator that dropout draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_random_state(random: Tensor, device: torch.device) -> None:
+    """Sets it."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(random, device)
+    else:
+        torch.set_rng_state(random)

@@ -36,7 +36,7 @@ AUDIENCE = re.compile(r"[\[(](?:applause|laughter|audience|cheers)[^\])]*[\])]",
 def chapters(text: str) -> Iterator[Document]:
     """Yields the chapters of a book in plain text, whose paragraphs are separated by empty lines."""
     chapter: Document = []
-    for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
+    for block in re.split(r"\n\s*\n", joined_words(text.replace("\r\n", "\n"))):
         if FOOTNOTE.match(block.strip()):
             continue
         for pattern, replacement in PRINTERS_NOTES:
@@ -50,6 +50,17 @@ def chapters(text: str) -> Iterator[Document]:
             chapter.append(paragraph)
     if chapter:
         yield chapter
+
+
+def joined_words(text: str) -> str:
+    """A text without hyphens at the ends of its lines, except in compounds: joined they are not a word of the text."""
+    known = set(re.findall(r"[a-z]+", text.lower()))
+
+    def joined(found: re.Match[str]) -> str:
+        first, second = found.groups()
+        return first + second if (first + second).lower() in known else f"{first}-{second}"
+
+    return re.sub(r"(\w+)-[ \t]*\n[ \t]*([a-z]+)", joined, text)
 
 
 def between(text: str, start: str, end: str) -> str:

@@ -5,6 +5,7 @@ compared with a sha256, and read: its code is never run, and nothing is installe
 """
 
 import gzip
+import http.client
 import json
 import os
 import re
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
@@ -57,7 +57,7 @@ def fetch(package: Package, folder: Path) -> Path:
         incoming = Path(name) / package.file
         try:
             CLIENTS[package.registry](package, incoming)
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
             raise DownloadError(f"cannot download {package}: {_reason(error)}") from error
         check(incoming, package)
         incoming.replace(target)
@@ -76,7 +76,7 @@ def check(file: Path, package: Package) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        return (error.stderr or error.stdout or str(error)).strip().rpartition("\n")[2]
+        return " ".join((error.stderr or str(error)).split("\n")[:2]).strip()  # npm's last line names its log
     return str(error)
 
 

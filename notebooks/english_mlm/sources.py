@@ -16,7 +16,7 @@ Document = list[str]  # of paragraphs
 class Source:
     """A text, the package that holds it, and its reader."""
 
-    shelf: str  # the file that it goes into
+    corpus: str  # the file that it goes into
     description: str
     licence: str  # of the text, not of the package's code
     package: Package

