@@ -356,6 +356,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "all held out": ({"held_out": 1}, "held_out must be less than 1"),
     "nothing held out": ({"held_out": 0}, "held_out must be a number above 0"),
+    "an unknown device": ({"device": "moon"}, "device must be one that PyTorch can compute on, got 'moon': "),
     "no epochs": ({"epochs": 0}, "epochs must be a positive number, got 0"),
     "epochs and settings": ({"settings": TrainingSettings(steps=1), "epochs": 1}, "epochs must be left out where sett"),
     "a setting and settings": (
@@ -423,6 +424,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(name: str,
     "options, message",
     [
         ({"stride": 3}, "stride must be None for a BertForSequenceClassification, got 3"),
+        ({"device": "moon"}, "device must be one that PyTorch can compute on, got 'moon': "),
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
         ({"data": [("a", "fair")]}, "label in example 0 of data must be one of bad, good, got 'fair'"),
         ({"data": []}, "data must have at least one example"),
