@@ -36,7 +36,7 @@ def split(records: Records, share: float, seed: int, key: Key) -> tuple[Records,
     order = list(groups)
     random.Random(seed).shuffle(order)
     held_out: list[int] = []
-    for name in order[1:]:  # at least one group trains
+    for name in order:  # the last one would exceed the share, so at least one group trains
         rows = groups[name]
         if not held_out or len(held_out) + len(rows) <= share * len(records):
             held_out += rows

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from support.toy import BAD, GOOD, NOUNS, reviews, toy_checkpoint, toy_config, toy_tokenizer
 
@@ -257,6 +258,16 @@ def test_a_new_head_starts_without_a_warning_and_the_seed_decides_it(toy: Path, 
         heads.append(BertForSequenceClassification.from_pretrained(tmp_path / name).classifier.weight)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_a_new_head_is_put_on_the_checkpoints_own_bert(task: str, toy: Path, tmp_path: Path) -> None:
+    settings = TrainingSettings(steps=1, warmup=1.0, batch_size=4, precision="float32")  # the first rate is 0
+    finetune(toy, LEARNED[task][0]()[:24], tmp_path, task=task, held_out=0.2, settings=settings, show=False)
+    before, after = load_file(toy / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in before.items() if f"bert.{name}" in after}
+    assert len(kept) >= len(before) - 2  # the pooler, which labels of words and answers have no use for
+    assert all(torch.equal(value, after[f"bert.{name}"]) for name, value in kept.items())
 
 
 def test_training_goes_on_from_a_head_of_the_same_classes_in_its_own_order(classifier: Path, tmp_path: Path) -> None:

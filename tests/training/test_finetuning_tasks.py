@@ -312,6 +312,8 @@ def test_the_best_span_is_that_of_a_brute_force(tokens: int) -> None:
         if first % 2:  # the highest logits are outside of the context, and the best end is before the best start
             start[0] = end[0] = start[-1] = end[-1] = 9.0
             start[window.last], end[first] = 5.0, 5.0
+        if first % 3 == 0:  # the best start and the best end are far apart
+            start[first], end[window.last] = 4.0, 4.5
         spans = [
             (float(start[i] + end[j]), window.context[window.offsets[i - first][0] : window.offsets[j - first][1]])
             for i in range(first, first + tokens)
@@ -321,25 +323,29 @@ def test_the_best_span_is_that_of_a_brute_force(tokens: int) -> None:
 
 
 class Pointer(torch.nn.Module):
-    """A stand-in for a model: it points to where it is told, in each window."""
+    """A stand-in for a model: it points to where it is told, in each window, and in all of them to [CLS]."""
 
-    def __init__(self, targets: dict[int, tuple[int, int, float]]) -> None:
+    def __init__(self, targets: dict[int, tuple[int, int, float]], no_answer: float) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.targets = targets
+        self.no_answer = no_answer
 
     def forward(self, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
         start, end = torch.zeros(2, *input_ids.shape)
         for row, ids in enumerate(input_ids.tolist()):
             first, last, score = self.targets[ids[4]]  # the first token of the window's context
+            start[row, 0], end[row, 0] = self.no_answer, self.no_answer
             start[row, first], end[row, last] = score, score
         return SimpleNamespace(start_logits=start, end_logits=end)
 
 
-def scores_of(task_rows: list[dict[str, object]], targets: dict[int, tuple[int, int, float]]) -> dict[str, float]:
+def scores_of(
+    task_rows: list[dict[str, object]], targets: dict[int, tuple[int, int, float]], no_answer: float = 0.0
+) -> dict[str, float]:
     records = read_records(task_rows, "data", QuestionAnswering.layouts)
     examples = QuestionAnswering.examples(TOKENIZER, records, ("start", "end"), 16, 4)
-    return QuestionAnswering(TOKENIZER, [], examples, batch_size=2, longest=64).score(Pointer(targets))
+    return QuestionAnswering(TOKENIZER, [], examples, batch_size=2, longest=64).score(Pointer(targets, no_answer))
 
 
 def test_the_best_window_answers_and_no_answer_needs_data_that_has_some() -> None:
@@ -353,9 +359,13 @@ def test_the_best_window_answers_and_no_answer_needs_data_that_has_some() -> Non
     )
     targets[place["a"]] = (5, 6, 3.0)  # then it says "b c"
     assert scores_of([row], targets)["exact_match"] == 0.0
+    targets[place["a"]] = (5, 6, 1.0)
+    assert scores_of([row], targets, no_answer=9.0)["exact_match"] == 1.0  # all questions have an answer
     # Beside a question without an answer, the model may say none, where [CLS] scores higher in every window.
     other = {"question": "what is", "context": "g h", "answer": None, "answer_start": None}
     targets[place["g"]] = (0, 0, 5.0)
+    assert scores_of([row, other], targets, no_answer=9.0)["exact_match"] == 0.5
+    targets[place["a"]] = (5, 6, 3.0)
     assert scores_of([row, other], targets)["exact_match"] == 0.5
     targets[place["a"]], targets[place["e"]] = (0, 0, 9.0), (4, 5, 2.0)  # one window says none, the other does not
     assert scores_of([row, other], targets)["exact_match"] == 1.0
@@ -407,6 +417,13 @@ def test_answers_that_are_not_where_they_should_be_are_refused(changes: dict[str
         QuestionAnswering.examples(
             TOKENIZER, read_records([row], "train", QuestionAnswering.layouts), ("start", "end"), 24
         )
+
+
+def test_an_answer_has_no_token_beside_it() -> None:
+    records = read_records([("what", "the.plot,is", "plot", 4)], "train", QuestionAnswering.layouts)
+    (window,) = QuestionAnswering.examples(TOKENIZER, records, ("start", "end"), 24)
+    assert TOKENIZER.convert_ids_to_tokens(window.ids)[3:] == ["the", ".", "plot", ",", "is", "[SEP]"]
+    assert window.labels == {"start_positions": 5, "end_positions": 5}
 
 
 def test_a_start_may_be_digits_and_answers_may_be_lists() -> None:
