@@ -369,7 +369,10 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
         {"train": [("a", 0), ("b", 2)], "held_out": [("c", 0)], "labels": ["x", "y"]},
         "label in example 1 of train must be from 0 to 1, or a name, got 2",
     ),
-    "numbers for classes": ({"train": [("a", 0.5), ("b", 1)]}, "must be a name or an integer, got 0.5: task='regressi"),
+    "numbers for classes": (
+        {"train": [("a", 0.5), ("b", 1)], "held_out": NEW},
+        "must be a name or an integer, got 0.5: task='regressi",
+    ),
     "a missing column": ({"columns": {"text": "review"}}, "train must have a column 'review', and has text, label"),
     "an unknown column": ({"columns": {"txt": "text"}}, "each of columns must be one of .*, got 'txt': did you mean"),
     "pairs on one side": (
