@@ -8,6 +8,7 @@ what the losses of a run show.
 """
 
 from minibert.teaching.bugs import BUGS
+from minibert.teaching.curves import diagnose_curve
 from minibert.teaching.diagnosis import Diagnosis, diagnose
 from minibert.teaching.exercises import EXERCISES, check, hint
 from minibert.teaching.parts import PARTS
@@ -24,6 +25,7 @@ __all__ = [
     "Diagnosis",
     "check",
     "diagnose",
+    "diagnose_curve",
     "diagnose_training",
     "hint",
 ]

@@ -24,9 +24,10 @@ from minibert.heads import IGNORED
 from minibert.teaching.parts import Function, patched
 from minibert.teaching.training_parts import MAX_NORM, patched_method, replace_in_loop
 from minibert.tokenizer import BertTokenizer
-from minibert.training import masking, optimizer, packing, pretraining
-from minibert.training.masking import MaskedTokens
-from minibert.training.packing import Input
+from minibert.training import packing, pretraining
+from minibert.training.masking import MaskedTokens, mask_tokens
+from minibert.training.optimizer import learning_rate
+from minibert.training.packing import Input, sentence_pairs
 from minibert.training.pretraining import Pretraining
 
 Change = AbstractContextManager[None]
@@ -78,7 +79,7 @@ def special_ids(tokenizer: BertTokenizer) -> Tensor:
     "token was chosen, the label is −100, which the loss ignores.",
 )
 def labels_everywhere(input_ids: Tensor, tokenizer: BertTokenizer, **options: Any) -> MaskedTokens:
-    hidden, _ = masking.mask_tokens(input_ids, tokenizer, **options)
+    hidden, _ = mask_tokens(input_ids, tokenizer, **options)
     return MaskedTokens(hidden, input_ids.clone())
 
 
@@ -106,7 +107,7 @@ def special_tokens_to_guess(input_ids: Tensor, tokenizer: BertTokenizer, **optio
 def choose_also(more: Tensor, input_ids: Tensor, tokenizer: BertTokenizer, options: dict[str, Any]) -> MaskedTokens:
     """Masks as if these positions had words as well."""
     word = tokenizer.convert_tokens_to_ids(tokenizer.unk_token)
-    hidden, labels = masking.mask_tokens(input_ids.masked_fill(more, word), tokenizer, **options)
+    hidden, labels = mask_tokens(input_ids.masked_fill(more, word), tokenizer, **options)
     seen = torch.where(more & (hidden == word), input_ids, hidden)
     return MaskedTokens(seen, torch.where(labels == IGNORED, labels, input_ids))
 
@@ -119,7 +120,7 @@ def choose_also(more: Tensor, input_ids: Tensor, tokenizer: BertTokenizer, optio
     "it. Replace 80 % of them by [MASK].",
 )
 def mask_never_replaced(input_ids: Tensor, tokenizer: BertTokenizer, **options: Any) -> MaskedTokens:
-    return MaskedTokens(input_ids.clone(), masking.mask_tokens(input_ids, tokenizer, **options).labels)
+    return MaskedTokens(input_ids.clone(), mask_tokens(input_ids, tokenizer, **options).labels)
 
 
 @bug(
@@ -130,7 +131,7 @@ def mask_never_replaced(input_ids: Tensor, tokenizer: BertTokenizer, **options: 
     "10 % as they are and makes 10 % a random token (BERT, 3.1).",
 )
 def always_mask(input_ids: Tensor, tokenizer: BertTokenizer, **options: Any) -> MaskedTokens:
-    labels = masking.mask_tokens(input_ids, tokenizer, **options).labels
+    labels = mask_tokens(input_ids, tokenizer, **options).labels
     mask = tokenizer.convert_tokens_to_ids("[MASK]")
     return MaskedTokens(input_ids.masked_fill(labels != IGNORED, mask), labels)
 
@@ -142,7 +143,7 @@ def always_mask(input_ids: Tensor, tokenizer: BertTokenizer, **options: Any) -> 
     explanation="The labels are what the model sees, mostly [MASK]; they are the original tokens.",
 )
 def labels_after_masking(input_ids: Tensor, tokenizer: BertTokenizer, **options: Any) -> MaskedTokens:
-    hidden, labels = masking.mask_tokens(input_ids, tokenizer, **options)
+    hidden, labels = mask_tokens(input_ids, tokenizer, **options)
     return MaskedTokens(hidden, torch.where(labels == IGNORED, labels, hidden))
 
 
@@ -156,7 +157,7 @@ def labels_after_masking(input_ids: Tensor, tokenizer: BertTokenizer, **options:
     explanation="No B is random: there is nothing to tell apart. Half of them are from a different document.",
 )
 def b_always_follows(corpus: Any, length: int, seed: int = 0) -> list[Input]:
-    return [pair for pair in packing.sentence_pairs(corpus, length, seed) if not pair.is_random]
+    return [pair for pair in sentence_pairs(corpus, length, seed) if not pair.is_random]
 
 
 @bug(
@@ -167,7 +168,7 @@ def b_always_follows(corpus: Any, length: int, seed: int = 0) -> list[Input]:
     "A, and 1 that it is random.",
 )
 def labels_swapped(corpus: Any, length: int, seed: int = 0) -> list[Input]:
-    return [pair._replace(is_random=1 - pair.is_random) for pair in packing.sentence_pairs(corpus, length, seed)]
+    return [pair._replace(is_random=1 - pair.is_random) for pair in sentence_pairs(corpus, length, seed)]
 
 
 @bug(
@@ -179,7 +180,7 @@ def labels_swapped(corpus: Any, length: int, seed: int = 0) -> list[Input]:
 def random_from_the_same_document(corpus: Any, length: int, seed: int = 0) -> list[Input]:
     starts = corpus.sentences[corpus.documents]
     pairs = []
-    for pair in packing.sentence_pairs(corpus, length, seed):
+    for pair in sentence_pairs(corpus, length, seed):
         if pair.is_random:
             home = int(torch.bucketize(torch.tensor(pair.a_start), starts, right=True)) - 1
             first = int(starts[home])
@@ -203,10 +204,11 @@ def sentences_lost(corpus: Any, length: int, seed: int = 0) -> list[Input]:
         for chunk in chunks(sentences, most):
             middle = generator.randint(1, max(1, len(chunk) - 1))  # where the sentences after A begin
             a, b = (chunk[0][0], chunk[middle - 1][1]), (chunk[middle - 1][1], chunk[-1][1])
-            is_random = len(chunk) == 1 or generator.random() < 0.5
+            is_random = len(documents) > 1 and (len(chunk) == 1 or generator.random() < 0.5)
             if is_random:
                 b = packing._elsewhere(documents, number, most - (a[1] - a[0]), generator)
-            pairs.append(Input(*packing._shortened(a, b, most, generator), int(is_random)))
+            if b[1] > b[0]:
+                pairs.append(Input(*packing._shortened(a, b, most, generator), int(is_random)))
     return pairs
 
 
@@ -231,7 +233,7 @@ def chunks(sentences: list[tuple[int, int]], size: int) -> Iterator[list[tuple[i
     "from 0 in the warm-up.",
 )
 def no_warmup(step: int, *, peak: float, warmup: int, steps: int) -> float:
-    return optimizer.learning_rate(step, peak=peak, warmup=0, steps=steps)
+    return learning_rate(step, peak=peak, warmup=0, steps=steps)
 
 
 @bug(
@@ -241,7 +243,7 @@ def no_warmup(step: int, *, peak: float, warmup: int, steps: int) -> float:
     explanation="The rate is at its peak as long as the warm-up lasts, and then falls. It rises from 0 to the peak.",
 )
 def peak_for_the_warmup(step: int, *, peak: float, warmup: int, steps: int) -> float:
-    return peak if step < warmup else optimizer.learning_rate(step, peak=peak, warmup=warmup, steps=steps)
+    return peak if step < warmup else learning_rate(step, peak=peak, warmup=warmup, steps=steps)
 
 
 @bug(
@@ -261,7 +263,7 @@ def constant_rate(step: int, *, peak: float, warmup: int, steps: int) -> float:
     explanation="After the warm-up the rate stays at its peak. It falls linearly to 0 at the last step.",
 )
 def never_falls(step: int, *, peak: float, warmup: int, steps: int) -> float:
-    return optimizer.learning_rate(step, peak=peak, warmup=warmup, steps=steps) if step < warmup else peak
+    return learning_rate(step, peak=peak, warmup=warmup, steps=steps) if step < warmup else peak
 
 
 @bug(
@@ -283,7 +285,7 @@ def fall_from_the_first_step(step: int, *, peak: float, warmup: int, steps: int)
     "is a warm-up.",
 )
 def one_step_early(step: int, *, peak: float, warmup: int, steps: int) -> float:
-    return optimizer.learning_rate(step + 1, peak=peak, warmup=warmup, steps=steps)
+    return learning_rate(step + 1, peak=peak, warmup=warmup, steps=steps)
 
 
 # --- the groups of parameters -----------------------------------------------------------------------------------------
@@ -396,15 +398,18 @@ def gradients_not_cleared(model: nn.Module, optimizer: torch.optim.Optimizer, ba
     return step_of(model, optimizer, batch, clears=False)
 
 
+def clip_nothing() -> Change:
+    clip = nn.utils.clip_grad_norm_
+    return patched([nn.utils], "clip_grad_norm_", lambda _: lambda parameters, _: clip(parameters, math.inf))
+
+
 @bug(
     "gradients not clipped",
     part="training_step",
     seen_in="loops without clip_grad_norm_",
     explanation="The gradient is used as it is; one bad batch can undo many steps. Cut its norm at 1, after backward() "
     "and before optimizer.step().",
-    change=lambda: patched(
-        [nn.utils], "clip_grad_norm_", lambda clip: lambda parameters, _: clip(parameters, math.inf)
-    ),
+    change=clip_nothing,
 )
 def gradients_not_clipped(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> float:
     return step_of(model, optimizer, batch, clips=False)
@@ -432,11 +437,13 @@ def sum_for_the_mean(model: nn.Module, optimizer: torch.optim.Optimizer, batch: 
     return step_of(model, optimizer, batch, scale=lambda labels: float((labels != IGNORED).sum()))
 
 
-def without_mask(predictions: Function) -> Function:
+def without_mask() -> Change:
+    predictions = pretraining.predictions
+
     def predict(model: nn.Module, batch: dict[str, Tensor]) -> Any:
         return predictions(model, {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])})
 
-    return predict
+    return patched([pretraining], "predictions", lambda _: predict)
 
 
 @bug(
@@ -444,7 +451,7 @@ def without_mask(predictions: Function) -> Function:
     part="training_step",
     seen_in="model(input_ids, labels=labels)",
     explanation="The model is not told which tokens are padding, and attends to them like to words.",
-    change=lambda: patched([pretraining], "predictions", without_mask),
+    change=without_mask,
 )
 def mask_not_passed_on(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> float:
     return step_of(model, optimizer, {name: each for name, each in batch.items() if name != "attention_mask"})

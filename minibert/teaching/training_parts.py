@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor, nn
 
 from minibert.config import BertConfig
@@ -132,7 +133,9 @@ PAD, _, CLS, SEP, MASK = range(5)
 def small_tokenizer() -> BertTokenizer:
     """Two hundred tokens, of which the first five are special."""
     vocabulary = {token: index for index, token in enumerate(TOKENS)}
-    return BertTokenizer(Tokenizer(WordPiece(vocabulary, unk_token="[UNK]")))
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    return BertTokenizer(tokenizer)
 
 
 def padded_pairs(rows: int = 400, length: int = 64) -> Tensor:

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minibert import BertConfig, BertForPreTraining
 from minibert.errors import InputError
 from minibert.teaching import TRAINING_BUGS, TRAINING_PARTS, diagnose_training, training_parts
 from minibert.teaching.training_bugs import TrainingBug
 from minibert.teaching.training_diagnosis import measured
-from minibert.training import Corpus, loop, optimizer, packing, pretraining
+from minibert.training import Corpus, TrainingSettings, loop, optimizer, packing, pretrain, pretraining
 from minibert.training.pretraining import Pretraining
 
 each_bug = pytest.mark.parametrize("bug", TRAINING_BUGS.values(), ids=TRAINING_BUGS)
@@ -491,6 +492,47 @@ def test_a_bug_in_the_loop_goes_without_a_trace(bug: TrainingBug) -> None:
     with pytest.raises(ZeroDivisionError):
         use_and_fail()
     assert [dict(vars(owner)) for owner in PATCHED] == before
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tensor]:
+    """All weights after four steps of pretraining, in which everything counts: pairs, padding, dropout, clipping."""
+    folder = tmp_path_factory.mktemp("loop")
+    draw = random.Random(0)
+    documents = [[" ".join(f"word{draw.randrange(195)}" for _ in range(6)) for _ in range(8)] for _ in range(6)]
+    text = folder / "text.txt"
+    text.write_text("\n\n".join("\n".join(document) for document in documents), encoding="utf-8")
+    config = BertConfig(vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    settings = TrainingSettings(
+        steps=4, batch_size=4, learning_rate=0.01, warmup=0.5, max_norm=0.1, precision="float32", weight_decay=0.5
+    )
+
+    def weights(name: str) -> Tensor:
+        torch.manual_seed(0)
+        model = BertForPreTraining(config)
+        pretrain(model, training_parts.small_tokenizer(), text, folder / name, settings, length=24, show=False)
+        return training_parts.flat(model.parameters())
+
+    return weights
+
+
+@pytest.fixture(scope="module")
+def correct(trained: Callable[[str], Tensor]) -> Tensor:
+    return trained("correct")
+
+
+@pytest.mark.parametrize("number, bug", list(enumerate(TRAINING_BUGS.values())), ids=TRAINING_BUGS)
+def test_a_bug_in_the_loop_makes_it_learn_differently(
+    number: int, bug: TrainingBug, trained: Callable[[str], Tensor], correct: Tensor
+) -> None:
+    with bug.applied():
+        wrong = trained(str(number))
+    assert wrong.isfinite().all()
+    assert not torch.equal(wrong, correct)
+
+
+def test_without_a_bug_the_loop_does_the_same_again(trained: Callable[[str], Tensor], correct: Tensor) -> None:
+    assert torch.equal(trained("again"), correct)
 
 
 def test_what_is_replaced_in_the_loop_is_what_is_measured() -> None:
