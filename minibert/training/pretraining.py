@@ -23,7 +23,7 @@ from minibert.training.corpus import Corpus, Files
 from minibert.training.loop import train
 from minibert.training.masking import check_share, mask_tokens, predictions_per_row
 from minibert.training.order import rows_of_step
-from minibert.training.packing import PACKINGS, gather, pack
+from minibert.training.packing import PACKING_VERSION, PACKINGS, gather, pack
 from minibert.training.run import Run
 from minibert.training.settings import TrainingSettings
 from minibert.training.task import Batch, Task
@@ -72,6 +72,7 @@ class Pretraining(Task):
             "corpus": corpus.fingerprint,
             "held_out": held_out.fingerprint,
             "packing": packing,
+            "packing_version": PACKING_VERSION,
             "length": length,
             **self.masking,
             "held_out_inputs": len(self.held_out_inputs),
