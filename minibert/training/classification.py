@@ -34,6 +34,7 @@ class Classification(Finetuning):
     model_class = BertForSequenceClassification
     problem_type = "single_label_classification"
     columns = ("text", "label")
+    optional = (PAIR,)
     layouts = (("text", "label"), ("text", PAIR, "label"))
 
     @staticmethod

@@ -46,7 +46,9 @@ class Contrastive(Finetuning):
     """
 
     divisible = False
+    model_class = SentenceEncoder
     columns = ("anchor", "positive")
+    optional = ROLES[2:]
     layouts = (("anchor", "positive"), ROLES)
 
     @staticmethod

@@ -49,7 +49,10 @@ class Finetuning(Task):
     are scored.
     """
 
+    model_class: ClassVar[type[nn.Module]]  # what is trained
+    problem_type: ClassVar[str | None] = None  # in the config of a `BertForSequenceClassification`
     columns: ClassVar[tuple[str, ...]]  # that the rows must have
+    optional: ClassVar[tuple[str, ...]] = ()  # that they may have
     layouts: ClassVar[Layouts]  # what the fields of a row given as a tuple are
 
     def __init__(
@@ -214,14 +217,13 @@ def _encode_one(tokenizer: BertTokenizer, row: Row, text: Text) -> None:
         raise TrainingError(f"{row.name} cannot be encoded: {str(error).removeprefix('text 0 ')}") from None
 
 
-def warn_of_truncation(count: int, records: Records, length: int, what: str = "the rest is not read") -> None:
+def warn_of_truncation(
+    count: int, records: Records, length: int, *, what: str = "examples", result: str = "the rest is not read"
+) -> None:
     """Warns, once for all rows, that some are longer than `length` tokens."""
     if count:
-        warn(
-            f"{count:,} of {len(records):,} examples of {records.source} are longer than {length} tokens and were cut: "
-            f"{what}",
-            TruncationWarning,
-        )
+        of_all = f"{count:,} of {len(records):,} {what} of {records.source}"
+        warn(f"{of_all} are longer than {length} tokens and were cut: {result}", TruncationWarning)
 
 
 def fingerprint(examples: Iterable[Any]) -> str:

@@ -23,8 +23,8 @@ from minibert.errors import TrainingError
 from minibert.heads import BertForSequenceClassification, bert_in
 from minibert.sentences.encoder import SentenceEncoder
 from minibert.tokenizer import BertTokenizer
-from minibert.training.classification import PAIR, Classification, Regression
-from minibert.training.contrastive import ROLES, Contrastive
+from minibert.training.classification import Classification, Regression
+from minibert.training.contrastive import Contrastive
 from minibert.training.examples import Finetuning
 from minibert.training.labels import check_names
 from minibert.training.loop import train as run_loop
@@ -35,7 +35,7 @@ from minibert.training.records import Data, Records, read_records
 from minibert.training.run import Run
 from minibert.training.settings import TrainingSettings
 from minibert.training.splits import GROUP, check_apart, split
-from minibert.training.starting import encoder_frozen, start_encoder, start_with_head, trained
+from minibert.training.starting import encoder_frozen, start, trained
 from minibert.training.token_labels import TokenLabels
 
 TASKS: dict[str, Any] = {
@@ -115,31 +115,21 @@ def finetune(
         TruncationWarning: examples were cut.
     """
     kind = _kind(task, labels, stride, frozen)
-    options = _options(settings, epochs, changes)
-    if kind is Contrastive and options.batch_size < 2:
-        raise TrainingError("batch_size must be at least 2 for sentences, got 1: the other texts are the negatives")
+    options = _options(kind, settings, epochs, changes)
     records, scored = _both_sides(kind, train, held_out, columns, options.seed)
     names = check_names(labels) if labels is not None else kind.names(records)
-    if kind is Contrastive:
-        loaded: Any = start_encoder(model, tokenizer)
-        tokenizer = loaded.tokenizer
-    else:
-        loaded, tokenizer = start_with_head(kind, model, tokenizer, names, labels is not None, options.seed)
-        names = loaded.config.id2label
-    assert tokenizer is not None
-    loaded.to(device)
-    encoding = {"length": _length(kind, loaded, tokenizer, length), **({} if stride is None else {"stride": stride})}
+    loaded, tokenizer, names = start(kind, model, tokenizer, names, labels is not None, options.seed)
+    encoding = _encoding(kind, loaded, tokenizer, length, stride)
     examples = kind.examples(tokenizer, records, names, **encoding)
     kind.check(examples, names, records.source)
-    held_out_examples = kind.examples(tokenizer, scored, names, **encoding)
     if settings is None:
         options = _with_steps(options, epochs, len(examples), changes)
     learned: Finetuning = kind(
         tokenizer,
         examples,
-        held_out_examples,
+        kind.examples(tokenizer, scored, names, **encoding),
         batch_size=options.batch_size,
-        longest=bert_in(loaded).config.max_position_embeddings,
+        longest=bert_in(loaded.to(device)).config.max_position_embeddings,
         steps=options.steps,
         seed=options.seed,
         frozen=frozen,
@@ -179,15 +169,14 @@ def evaluate(
         TrainingError: the model has no head of these, or an example does not fit; the message says which.
     """
     loaded, tokenizer = trained(model, tokenizer)
-    loaded.to(device)
-    kind = _task_of(loaded)
+    kind = _task_of(loaded.to(device))
     if stride is not None and kind is not QuestionAnswering:
         raise TrainingError(
             f"stride must be None for a {type(loaded).__name__}, got {shown(stride)}: it has no windows"
         )
     batch_size = check_integer("batch_size", batch_size, 1, error=TrainingError)
     names = () if kind is Contrastive else loaded.config.id2label
-    encoding = {"length": _length(kind, loaded, tokenizer, length), **({} if stride is None else {"stride": stride})}
+    encoding = _encoding(kind, loaded, tokenizer, length, stride)
     examples = kind.examples(tokenizer, _read(kind, data, "data", columns), names, **encoding)
     longest = bert_in(loaded).config.max_position_embeddings
     scored: Finetuning = kind(tokenizer, [], examples, batch_size=batch_size, longest=longest)
@@ -235,8 +224,15 @@ def _kind(task: str, labels: Any, stride: Any, frozen: Any) -> Any:
     return kind
 
 
-def _options(settings: Any, epochs: Any, changes: Mapping[str, Any]) -> TrainingSettings:
+def _options(kind: Any, settings: Any, epochs: Any, changes: Mapping[str, Any]) -> TrainingSettings:
     """The settings, whose steps are still to be found if only epochs are known."""
+    options = _given(settings, changes, epochs)
+    if kind is Contrastive and options.batch_size < 2:
+        raise TrainingError("batch_size must be at least 2 for sentences, got 1: the other texts are the negatives")
+    return options
+
+
+def _given(settings: Any, changes: Mapping[str, Any], epochs: Any) -> TrainingSettings:
     if settings is None:
         if epochs is not None:
             is_number = isinstance(epochs, int | float) and not isinstance(epochs, bool)
@@ -275,7 +271,7 @@ def _both_sides(
         records, scored = split(records, held_out, seed, kind.key)
     else:
         scored = _read(kind, held_out, "held_out", columns)
-        for optional in (PAIR, ROLES[-1]):
+        for optional in kind.optional:
             if (optional in records.columns) != (optional in scored.columns):
                 with_it, without = (records, scored) if optional in records.columns else (scored, records)
                 raise TrainingError(f"{without.source} must have a column {optional!r}, as {with_it.source} has")
@@ -286,7 +282,7 @@ def _both_sides(
 def _read(kind: Any, data: Any, name: str, columns: Mapping[str, str] | None) -> Records:
     records = read_records(data, name, kind.layouts)
     if columns:
-        usable = (*kind.columns, PAIR, ROLES[-1], GROUP)
+        usable = (*kind.columns, *kind.optional, GROUP)
         for column in columns:
             check_one_of("each of columns", column, usable, TrainingError)
         records = records.renamed(columns)
@@ -294,9 +290,13 @@ def _read(kind: Any, data: Any, name: str, columns: Mapping[str, str] | None) ->
     return records
 
 
-def _length(kind: Any, model: Any, tokenizer: BertTokenizer, length: int | None) -> int:
-    """The maximum number of tokens of an input."""
+def _encoding(
+    kind: Any, model: Any, tokenizer: BertTokenizer, length: int | None, stride: int | None
+) -> dict[str, int]:
+    """The maximum number of tokens of an input, and the stride of windows if it is chosen."""
     most: int = model.max_seq_length if kind is Contrastive else bert_in(model).config.max_position_embeddings
     if length is None:
-        return min(most, tokenizer.model_max_length, LENGTH if kind is QuestionAnswering else most)
-    return check_integer("length", length, min(SHORTEST, most), most, TrainingError)
+        length = min(most, tokenizer.model_max_length, LENGTH if kind is QuestionAnswering else most)
+    else:
+        length = check_integer("length", length, min(SHORTEST, most), most, TrainingError)
+    return {"length": length} if stride is None else {"length": length, "stride": stride}

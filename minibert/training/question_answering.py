@@ -60,7 +60,6 @@ class QuestionAnswering(Finetuning):
     """
 
     model_class = BertForQuestionAnswering
-    problem_type = None
     columns = ("question", "context", "answer", "answer_start")
     layouts = (columns,)
 
@@ -95,7 +94,7 @@ class QuestionAnswering(Finetuning):
             cut += len(asked) > most_question
             question_ids = [question.ids[index] for index in asked[:most_question]]
             windows += windows_of_row(row, number, question_ids, context, length, stride)
-        warn_of_truncation(cut, records, most_question, "of their questions, the rest is not read")
+        warn_of_truncation(cut, records, most_question, what="questions")
         return windows
 
     @staticmethod

@@ -114,6 +114,8 @@ def read_records(data: Any, name: str, layouts: Layouts) -> Records:
         records = _read_file(Path(data).expanduser(), name)
     elif hasattr(data, "columns"):
         raise TrainingError(f"{name} must be a file or a list, got a {type(data).__name__}: use .to_dict('records')")
+    elif hasattr(data, "column_names"):
+        raise TrainingError(f"{name} must be a file or a list, got a {type(data).__name__}: use .to_list()")
     elif isinstance(data, Sequence) and not isinstance(data, bytes | bytearray):
         records = _from_list(data, name, layouts)
     else:

@@ -31,6 +31,17 @@ UNCHOSEN = (SCORE, OUTPUTS)  # the outputs of a regression and of question answe
 UNNAMED = re.compile(r"LABEL_\d+")  # what a class is called if nobody named it
 
 
+def start(
+    kind: Any, model: Any, tokenizer: BertTokenizer | None, names: Sequence[str], in_order: bool, seed: int
+) -> tuple[Any, BertTokenizer, tuple[str, ...]]:
+    """Returns the model to train, its tokenizer, and the names of its classes; see `start_with_head`."""
+    if kind.model_class is SentenceEncoder:
+        encoder = start_encoder(model, tokenizer)
+        return encoder, encoder.tokenizer, ()
+    model, tokenizer = start_with_head(kind, model, tokenizer, names, in_order, seed)
+    return model, tokenizer, model.config.id2label
+
+
 def start_encoder(model: Any, tokenizer: Any) -> SentenceEncoder:
     """Returns the encoder to train, at least in float32.
 

@@ -30,7 +30,6 @@ class TokenLabels(Finetuning):
     """
 
     model_class = BertForTokenClassification
-    problem_type = None
     columns = ("words", "labels")
     layouts = (columns,)
 
@@ -60,7 +59,7 @@ class TokenLabels(Finetuning):
                 ids = [cls_id, *ids[: length - 2], sep_id]
                 labels = [IGNORED, *labels[: length - 2], IGNORED]
                 examples.append(Example(ids, [0] * len(ids), {"labels": labels}, row.name))
-        warn_of_truncation(cut, records, length, "the words at the end are neither read nor scored")
+        warn_of_truncation(cut, records, length, result="the words at the end are neither read nor scored")
         return examples
 
     @staticmethod
