@@ -75,7 +75,7 @@ def card(report: dict[str, Any]) -> str:
     scores, run = report["scores"], report["run"]
     ours = scores[NAME]
     last = report["curve"][-1]["step"]
-    words = sum(shelf["train"]["words"] for shelf in report["sources"].values())
+    words = sum(corpus["train"]["words"] for corpus in report["sources"].values())
     return CARD.format(
         name=NAME,
         held_out=_held_out(scores),
@@ -130,14 +130,14 @@ def goals(ours: dict[str, Any]) -> str:
 
 
 def _held_out(scores: dict[str, Any]) -> str:
-    shelves = list(scores[NAME]["held_out"])
+    corpora = list(scores[NAME]["held_out"])
     rows = []
     for name, each in scores.items():
-        accuracies = [f"{each['held_out'][shelf]['accuracy']:.1%}" for shelf in shelves]
+        accuracies = [f"{each['held_out'][corpus]['accuracy']:.1%}" for corpus in corpora]
         all_sources = overall(each["held_out"])
         perplexity = 2.718281828459045 ** all_sources["loss"]
         rows.append([name, *accuracies, f"**{all_sources['accuracy']:.1%}**", f"{perplexity:,.1f}"])
-    return table(["accuracy", *shelves, "all", "perplexity, all"], rows)
+    return table(["accuracy", *corpora, "all", "perplexity, all"], rows)
 
 
 def starts_table(starts: list[dict[str, Any]]) -> str:
@@ -169,9 +169,11 @@ def _curve(entries: list[dict[str, float]]) -> str:
     return table(["step", "held-out loss", "perplexity", "accuracy"], rows)
 
 
-def _sources(shelves: dict[str, Any]) -> str:
+def _sources(corpora: dict[str, Any]) -> str:
     rows = [
-        [source["description"], source["licence"]] for shelf in shelves.values() for source in shelf["sources"].values()
+        [source["description"], source["licence"]]
+        for corpus in corpora.values()
+        for source in corpus["sources"].values()
     ]
     return table(["text", "licence"], rows)
 

@@ -20,7 +20,7 @@ from minibert.model import initialise
 from minibert.training import TrainingSettings, powers_of_two, pretrain
 
 NAME = "minibert/english-mlm"
-SHELVES = ("wikipedia", "books", "speeches", "bible", "countries", "examples")
+CORPORA = ("wikipedia", "books", "speeches", "bible", "countries", "examples")
 STEPS = 9600  # of 32 × 128 tokens: nearly twice through the text
 NEW_LAYERS = 2
 LENGTH = 128
@@ -28,7 +28,7 @@ LENGTH = 128
 
 def files(folder: Path, ending: str) -> list[Path]:
     """The text files that there are, for training (".txt") or held out (".held-out.txt")."""
-    return [folder / f"{shelf}{ending}" for shelf in SHELVES if (folder / f"{shelf}{ending}").is_file()]
+    return [folder / f"{corpus}{ending}" for corpus in CORPORA if (folder / f"{corpus}{ending}").is_file()]
 
 
 def start(new_layers: int = NEW_LAYERS) -> BertForMaskedLM:
