@@ -90,7 +90,7 @@ class Contrastive(Finetuning):
         return sum(map(len, example.ids))
 
     def rows(self, step: int) -> list[int]:
-        """As for other tasks, but not sorted by length, which would tell texts apart better than their meaning."""
+        """As for other tasks, but not sorted by length: a candidate of a different length is a negative as well."""
         return self.rows_in_order(step)
 
     def collate(self, examples: Sequence[Any]) -> Batch:

@@ -35,7 +35,7 @@ from minibert.training.records import Data, Records, read_records
 from minibert.training.run import Run
 from minibert.training.settings import TrainingSettings
 from minibert.training.splits import GROUP, check_apart, split
-from minibert.training.starting import encoder_frozen, start, trained
+from minibert.training.starting import encoder_frozen, on_device, start, trained
 from minibert.training.token_labels import TokenLabels
 
 TASKS: dict[str, Any] = {
@@ -105,7 +105,7 @@ def finetune(
         resume: go on with the interrupted run in the folder; if there is none, start.
         show: print the log to the standard error as well.
         changes: fields of `TrainingSettings`, such as `learning_rate=1e-4`; by default batches of 32, a learning rate
-            of 5e-5, a warm-up of 0.1, and an evaluation after each epoch. Small models take a higher rate.
+            of 5e-5, a warm-up of 0.1, and an evaluation after each epoch.
 
     Raises:
         TrainingError: the model, an example, a setting or the folder does not fit; the message says which.
@@ -119,6 +119,7 @@ def finetune(
     records, scored = _both_sides(kind, train, held_out, columns, options.seed)
     names = check_names(labels) if labels is not None else kind.names(records)
     loaded, tokenizer, names = start(kind, model, tokenizer, names, labels is not None, options.seed)
+    on_device(loaded, device)
     encoding = _encoding(kind, loaded, tokenizer, length, stride)
     examples = kind.examples(tokenizer, records, names, **encoding)
     kind.check(examples, names, records.source)
@@ -129,7 +130,7 @@ def finetune(
         examples,
         kind.examples(tokenizer, scored, names, **encoding),
         batch_size=options.batch_size,
-        longest=bert_in(loaded.to(device)).config.max_position_embeddings,
+        longest=bert_in(loaded).config.max_position_embeddings,
         steps=options.steps,
         seed=options.seed,
         frozen=frozen,
@@ -169,7 +170,7 @@ def evaluate(
         TrainingError: the model has no head of these, or an example does not fit; the message says which.
     """
     loaded, tokenizer = trained(model, tokenizer)
-    kind = _task_of(loaded.to(device))
+    kind = _task_of(on_device(loaded, device))
     if stride is not None and kind is not QuestionAnswering:
         raise TrainingError(
             f"stride must be None for a {type(loaded).__name__}, got {shown(stride)}: it has no windows"

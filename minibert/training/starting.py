@@ -103,6 +103,19 @@ def start_with_head(
     return _with_enough_digits(model), tokenizer
 
 
+def on_device(model: Any, device: str | torch.device | None) -> Any:
+    """Returns a model on a device, or where it is if that is None.
+
+    Raises:
+        TrainingError: PyTorch cannot compute there.
+    """
+    try:
+        return model if device is None else model.to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"device must be one that PyTorch can compute on, got {shown(device)}: {reason}") from None
+
+
 def _with_enough_digits(model: Any) -> Any:
     """The model in float32 if it was in half precision, in which a small step would change nothing."""
     dtype = bert_in(model).embeddings.word_embeddings.weight.dtype

@@ -477,6 +477,14 @@ def test_ranks_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.max() > 10
 
 
+def test_batches_of_pairs_are_not_sorted_by_length() -> None:
+    """A short text is to be told from a long one as well."""
+    rows = [(f"film {'a ' * (n % 9)}", f"plot {n}") for n in range(48)]
+    examples = Contrastive.examples(TOKENIZER, read_records(rows, "train", Contrastive.layouts), (), 64)
+    task = Contrastive(TOKENIZER, examples, examples, batch_size=4, longest=64, steps=12)
+    assert [task.rows(step) for step in range(12)] == [task.rows_in_order(step) for step in range(12)]
+
+
 def test_an_anchor_that_is_its_own_positive_is_refused() -> None:
     records = read_records([("a film", "a  film")], "train", Contrastive.layouts)
     with pytest.raises(TrainingError, match="positive must differ from the anchor, in example 0 of train"):

@@ -12,7 +12,7 @@ from minibert.training.records import Records, read_records
 LAYOUTS = (("text", "label"), ("text", "text_pair", "label"))
 ROWS = [
     {"text": 'She said "no", twice', "label": "quote"},
-    {"text": "two\nlines", "label": "break"},
+    {"text": "two\r\nlines", "label": "break"},
     {"text": "Ελλάδα, 日本", "label": "script"},
 ]
 
