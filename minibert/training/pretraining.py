@@ -132,6 +132,8 @@ class Pretraining(Task):
                 label = batch["next_sentence_label"].to(device)
                 found |= {"pairs": len(label), "follows": int((follows.argmax(-1) == label).sum())}
             sums = {name: sums.get(name, 0) + value for name, value in found.items()}
+        if not sums["words"]:
+            raise TrainingError("held_out must have a word to hide, and each is longer than whole_words can hide")
         loss = sums["loss"] / sums["words"]
         scores = {
             "held_out_loss": loss,
@@ -193,7 +195,8 @@ def pretrain(
     """Trains a model on plain text, in place, and keeps it in a folder, from which it can be loaded at any time.
 
     If the process is killed, the same call with `resume=True` goes on from the last checkpoint, and ends in the same
-    bits as if nothing had happened, on the same machine and with as many threads and processes.
+    bits as if nothing had happened, on the same machine and with as many threads; with more than two processes, the
+    order in which gradients are summed, and so the last bits, may change.
 
     Args:
         model: a new one, `BertForMaskedLM(config)`, or one from a checkpoint.
@@ -236,6 +239,8 @@ def pretrain(
         corpus, scored = corpus.split(check_share("held_out", held_out))
     else:
         scored = Corpus.open(held_out, tokenizer)
+        if scored.fingerprint == corpus.fingerprint:
+            raise TrainingError("held_out must be text that is not trained on, and it is the same as files")
     task = Pretraining(
         model,
         tokenizer,

@@ -4,6 +4,7 @@
 by hand.
 """
 
+import math
 from typing import Any
 
 from cloze import CLOZE
@@ -23,7 +24,7 @@ minibert fill-mask "The capital of France is [MASK]."
 ## How good it is
 
 On text that it was not trained on, the held-out part of each source. Of the tokens, 15 % are chosen and hidden as in
-training. Accuracy: the share of them that is guessed first. Perplexity: e to the power of the mean loss.
+training; at most 256 inputs of 128 tokens of each source are scored. Accuracy: the share of them that is guessed first. Perplexity: e to the power of the mean loss.
 
 {held_out}
 
@@ -50,7 +51,7 @@ which a rare word of the input is guessed):
 {starts}
 
 Then {steps:,} steps of {batch} inputs of 128 tokens, {seen:.1f} million tokens in all;
-AdamW, a learning rate of {rate:g} after {warmup:.0%} of warm-up, falling to 0; no dropout; products in bfloat16.
+AdamW, a learning rate of {rate:g} after {warmup:.0%} of warm-up, falling to 0; no dropout; products in {precision}.
 {machine}
 
 {curve}
@@ -100,6 +101,7 @@ def card(report: dict[str, Any]) -> str:
         seen=last * run["batch_size"] * 128 / 1e6,
         rate=run["learning_rate"],
         warmup=run["warmup"],
+        precision=report["precision"],
         machine=report["machine"],
         curve=_curve(report["curve"]),
         ratio=BERT_WORDS / words,
@@ -108,7 +110,7 @@ def card(report: dict[str, Any]) -> str:
 
 
 def overall(held_out: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The mean over all held-out tokens of all sources."""
+    """The mean over all held-out tokens that were scored, of all sources."""
     tokens = sum(each["tokens"] for each in held_out.values())
     return {key: sum(each[key] * each["tokens"] for each in held_out.values()) / tokens for key in ("loss", "accuracy")}
 
@@ -116,7 +118,7 @@ def overall(held_out: dict[str, dict[str, float]]) -> dict[str, float]:
 def goals(ours: dict[str, Any]) -> str:
     """Which goals were reached, and by how much the others were missed."""
     all_sources, cloze = overall(ours["held_out"]), ours["cloze"]
-    perplexity = 2.718281828459045 ** all_sources["loss"]
+    perplexity = math.exp(all_sources["loss"])
     lines = []
     for name, value, goal, form in (
         ("accuracy", all_sources["accuracy"], 0.45, "{:.1%}"),
@@ -135,7 +137,7 @@ def _held_out(scores: dict[str, Any]) -> str:
     for name, each in scores.items():
         accuracies = [f"{each['held_out'][corpus]['accuracy']:.1%}" for corpus in corpora]
         all_sources = overall(each["held_out"])
-        perplexity = 2.718281828459045 ** all_sources["loss"]
+        perplexity = math.exp(all_sources["loss"])
         rows.append([name, *accuracies, f"**{all_sources['accuracy']:.1%}**", f"{perplexity:,.1f}"])
     return table(["accuracy", *corpora, "all", "perplexity, all"], rows)
 

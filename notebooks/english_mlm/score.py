@@ -193,16 +193,18 @@ def main(run: Path | None) -> None:
     log = [entry for entry in Run.read(run).entries if "held_out_loss" in entry]
     model = BertForMaskedLM.from_pretrained(model_folder)
     config = model.config
+    progress = json.loads((run / "training" / "progress.json").read_text(encoding="utf-8"))
     starts = folder / "starts.json"
     report = {
         **found,
         "starts": json.loads(starts.read_text(encoding="utf-8")) if starts.is_file() else [],
         "sources": json.loads((folder / "sources.json").read_text(encoding="utf-8")),
-        "run": json.loads((run / "training" / "progress.json").read_text(encoding="utf-8"))["settings"],
+        "run": progress["settings"],
         "curve": log,
         "layers": config.num_hidden_layers,
         "size": config.hidden_size,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": progress["precision"],
         "machine": machine(log),
     }
     (model_folder / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
