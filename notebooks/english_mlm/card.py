@@ -23,8 +23,9 @@ minibert fill-mask "The capital of France is [MASK]."
 
 ## How good it is
 
-On text that it was not trained on, the held-out part of each source. Of the tokens, 15 % are chosen and hidden as in
-training; at most 256 inputs of 128 tokens of each source are scored. Accuracy: the share of them that is guessed first. Perplexity: e to the power of the mean loss.
+On text that it was not trained on, at most 256 inputs of 128 tokens from the held-out part of each source. Of the
+tokens, 15 % are chosen and hidden as in training. Accuracy: the share of them that is guessed first. Perplexity: e to
+the power of the mean loss.
 
 {held_out}
 

@@ -366,6 +366,11 @@ def test_two_runs_do_not_write_the_same_folder(tokenizer: BertTokenizer, text: P
         ({"model": "bert"}, "model must be a BertForMaskedLM, or a BertForPreTraining .*, got str"),
         ({"model": new_model().half()}, "model must be in float32, got float16: a small step would change nothing"),
         ({"packing": "sentence-pairs"}, "packing must be one of full-sentences, contiguous for a BertForMaskedLM"),
+        ({"tokenizer": "bert"}, "tokenizer must be the model's BertTokenizer, got 'bert'"),
+        ({"settings": {"steps": 1}}, r"settings must be TrainingSettings\(steps=…\), got"),
+        ({"folder": None}, "folder must be the path of a folder, got None"),
+        ({"max_predictions": 0}, "max_predictions must be a positive integer, got 0"),
+        ({"whole_words": "yes"}, "whole_words must be one of True, False, got 'yes'"),
         ({"packing": "contigous"}, "packing must be one of full-sentences, contiguous, .*: did you mean contiguous"),
         ({"length": 33}, "length must be an integer from 5 to 32, got 33"),
         ({"held_out": 0}, "held_out must be a number above 0 and at most 1, got 0"),
@@ -376,11 +381,12 @@ def test_two_runs_do_not_write_the_same_folder(tokenizer: BertTokenizer, text: P
 def test_mistakes_in_a_call(
     arguments: dict, message: str, tokenizer: BertTokenizer, text: Path, tmp_path: Path
 ) -> None:
-    arguments = {"model": new_model(), "length": 16, **arguments}
+    call = {"model": new_model(), "tokenizer": tokenizer, "files": text, "folder": tmp_path / "out", "length": 16}
+    call |= {"settings": settings(), "show": False, **arguments}
     if arguments.get("held_out") is ...:
-        arguments["held_out"] = text
+        call["held_out"] = text
     with pytest.raises((TrainingError, ValueError), match=message):
-        pretrain(arguments.pop("model"), tokenizer, text, tmp_path / "out", settings(), show=False, **arguments)
+        pretrain(**call)
     assert not (tmp_path / "out").exists()
 
 
