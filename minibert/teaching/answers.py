@@ -118,7 +118,7 @@ class Case:
         except (NotRunnableError, MinibertError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            said = _what_was_raised(error, self._code, PARTS[self.part].parameters)
+            said = what_was_raised(error, self._code, PARTS[self.part].parameters)
             raise NotRunnableError(f"the model, with what {self.part} returned, fails: {said}.") from error
         if not calls:
             kind = type(self.reference).__name__
@@ -134,7 +134,7 @@ class Case:
             raise
         except BaseException as error:
             who = f"the model, with what {self.part} returned," if self.part else "the model"
-            said = _what_was_raised(error, self._code, tuple(self.inputs))
+            said = what_was_raised(error, self._code, tuple(self.inputs))
             raise NotRunnableError(f"{who} fails: {said}.") from error
         for name, value in values.items():
             complaint = unusable(value)
@@ -243,10 +243,10 @@ def watched(function: Function, name: str, calls: list[str] | None = None) -> Fu
         except KeyboardInterrupt:  # the user's
             raise
         except BaseException as error:
-            said = _what_was_raised(error, function, part.parameters)
+            said = what_was_raised(error, function, part.parameters)
             raise NotRunnableError(f"{name} fails: {said}, for {shapes}.") from error
         for key, each in given.items():
-            if not _is_unchanged(each, before[key]):
+            if not is_unchanged(each, before[key]):
                 raise NotRunnableError(f"{name} changes {_changed_argument(key, each)}")
         if calls is not None:
             calls.append(name)
@@ -265,12 +265,12 @@ def _copy_of(argument: Any) -> Any:
     return [_copy_of(each) for each in argument] if isinstance(argument, list | tuple) else argument
 
 
-def _is_unchanged(argument: Any, before: Any) -> bool:
+def is_unchanged(argument: Any, before: Any) -> bool:
     """Whether an argument has the bits of its copy; a version counter would not show a change through `.data`."""
     if isinstance(argument, Tensor):
         return same_bits(argument, before)
     if isinstance(argument, list | tuple):
-        return len(argument) == len(before) and all(map(_is_unchanged, argument, before))
+        return len(argument) == len(before) and all(map(is_unchanged, argument, before))
     return argument is before
 
 
@@ -343,7 +343,7 @@ def unusable(value: Any) -> str:
     return not_plain(value) or ("" if value.dtype in DTYPES else f"numbers of {value.dtype}")
 
 
-def _what_was_raised(error: BaseException, function: Function, parameters: tuple[str, ...]) -> str:
+def what_was_raised(error: BaseException, function: Function, parameters: tuple[str, ...]) -> str:
     """What a student's function raised, and at which of its lines."""
     message = first_line(error)
     code = getattr(function, "__code__", None)

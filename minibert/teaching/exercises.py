@@ -6,9 +6,10 @@
 or in a notebook, for a function `attention`: `print(check(attention))`, and `hint("attention")`. The command runs the
 file in a process of its own (`isolated`); a function in a notebook runs where it is.
 
-One exercise for each part of a BERT, in the order in which they are best written. The checker is `diagnose`: the
-function replaces ours in a model with real weights, and the first value that differs is compared with what the known
-mistakes give. The solution is the code of minibert itself.
+One exercise for each part of a BERT, and of its training, in the order in which they are best written. The checker is
+`diagnose`: the function replaces ours in a model with real weights, and the first value that differs is compared with
+what the known mistakes give. A function for training is run beside ours (`diagnose_training`). The solution is the code
+of minibert itself.
 """
 
 import copy
@@ -34,7 +35,9 @@ from minibert.heads import BertForMaskedLM, bert_in
 from minibert.model import BertModel
 from minibert.teaching.answers import Answer, Case, answer, first_line
 from minibert.teaching.diagnosis import Diagnosis, explain
-from minibert.teaching.parts import PARTS, Function, norms_of
+from minibert.teaching.parts import PARTS, Function, Part, norms_of
+from minibert.teaching.training_diagnosis import explain_training, measured
+from minibert.teaching.training_parts import TRAINING_PARTS, TrainingPart
 from minibert.trace.compare import example_inputs
 
 SHAPES = "B texts, S tokens (T as keys), D hidden size, H heads of size W, F feed-forward size, V words, L layers"
@@ -58,17 +61,34 @@ class Exercise:
             name=self.name,
             task=self.task,
             letters=SHAPES,
-            parameters=", ".join(PARTS[self.name].parameters),
+            parameters=", ".join(self.part.parameters),
             shapes=textwrap.indent(self.shapes, "    "),
         )
 
     def solution(self) -> str:
         """The code of minibert that does it, and where to find it."""
-        ours = PARTS[self.name].ours
-        file = Path(inspect.getfile(ours))
-        lines, number = inspect.getsourcelines(ours)
-        place = file.relative_to(Path(minibert.__file__).parents[1]).as_posix()
-        return f"# {place}, line {number}\n\n{textwrap.dedent(''.join(lines))}"
+        return "\n\n".join(_code_of(each) for each in (self.part.ours, *self._helpers))
+
+    @property
+    def part(self) -> Part | TrainingPart:
+        """What the function replaces."""
+        return TRAINING_PARTS[self.name] if self.is_training else PARTS[self.name]
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is a part of training, and not of a model."""
+        return self.name in TRAINING_PARTS
+
+    @property
+    def _helpers(self) -> tuple[Function, ...]:
+        return TRAINING_PARTS[self.name].helpers if self.is_training else ()
+
+
+def _code_of(function: Function) -> str:
+    file = Path(inspect.getfile(function))
+    lines, number = inspect.getsourcelines(function)
+    place = file.relative_to(Path(minibert.__file__).parents[1]).as_posix()
+    return f"# {place}, line {number}\n\n{textwrap.dedent(''.join(lines))}"
 
 
 STUB = '''\
@@ -367,6 +387,66 @@ EXERCISES: dict[str, Exercise] = {
                 "Sum over the keys, keep the queries where the mask is 1, and take the mean.",
             ),
         ),
+        # of training
+        Exercise(
+            "mask_tokens",
+            "Which tokens a masked language model has to guess, and what it sees in their place (BERT, 3.1, task 1).",
+            "input_ids (B, S), padded pairs, and the tokenizer that made them\n"
+            'tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids("[MASK]"), len(tokenizer): its number of tokens\n'
+            "→ what the model reads (B, S), and labels (B, S): the original id where one was chosen, else −100\n"
+            "15 % of the tokens are chosen, by count or each by chance",
+            (
+                "Choose among the words: [CLS], [SEP] and [PAD] are never to be guessed. Change a copy of input_ids.",
+                "torch.rand(input_ids.shape) < 0.15 chooses; labels = input_ids.masked_fill(~chosen, -100).",
+                "A second torch.rand decides: below 0.8 [MASK], below 0.9 torch.randint(len(tokenizer), …), else as it "
+                "is.",
+            ),
+        ),
+        Exercise(
+            "sentence_pairs",
+            "Pairs of segments for next-sentence prediction (BERT, appendix A.2).",
+            "corpus.ids (N,), all tokens; corpus.sentences (K + 1,), where each sentence begins, and N;\n"
+            "corpus.documents (M + 1,), the number of each document's first sentence, and K\n"
+            "A document's last token is [SEP], which belongs to no segment.\n"
+            "→ a list of (a_start, a_end, b_start, b_end, is_random), positions in corpus.ids; A and B have at most\n"
+            "length − 3 tokens together",
+            (
+                "Gather sentences of a document until they fill an input. The first of them, a random number, are A.",
+                "Half the time, the rest is B, and is_random is 0. Else B is of a different document, and is_random 1.",
+                "After a random B, go on with the sentences after A. Cut the longer segment until both fit.",
+            ),
+        ),
+        Exercise(
+            "learning_rate",
+            "The rate of a step: a linear warm-up, and a linear fall to 0 (BERT, appendix A.2).",
+            "step, counted from 0; peak, the largest rate; warmup and steps, numbers of steps → a number",
+            (
+                "Two straight lines: from 0 at step 0 to the peak at step warmup, and from there to 0 at step steps.",
+                "Up: peak · step / warmup. Down: the share of the steps after the warm-up that are still to come.",
+                "peak · (steps − step) / (steps − warmup); without a warm-up, do not divide by 0.",
+            ),
+        ),
+        Exercise(
+            "parameter_groups",
+            "Which parameters decay, and which do not (BERT, appendix A.2; Loshchilov & Hutter 2019).",
+            'model; weight_decay, a number → a list of {"params": […], "weight_decay": …}, as an optimizer takes it',
+            (
+                "Matrices decay, those of the embeddings too; biases and LayerNorms do not.",
+                "Names differ from model to model: look at the kind of module, isinstance(module, nn.LayerNorm).",
+                "for module in model.modules(): for name, parameter in module.named_parameters(recurse=False): …",
+            ),
+        ),
+        Exercise(
+            "training_step",
+            "One update of the weights, with the gradient's norm cut at 1 (BERT, appendix A.2, and its code).",
+            "model(**batch) has a loss; the model may come from an evaluation, and its gradients from the step before\n"
+            "optimizer, any of PyTorch's; batch, a dictionary of tensors → the loss before the update, a number",
+            (
+                "Five lines: the mode, the old gradients, the loss and its gradient, the norm, the update.",
+                "model.train(), optimizer.zero_grad(), loss.backward(), …, optimizer.step(); in this order.",
+                "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) comes after backward() and before step().",
+            ),
+        ),
     ]
 }
 
@@ -410,6 +490,9 @@ def check(function: Function, name: str | None = None) -> Diagnosis:
 
 def answers(exercise: Exercise, function: Function) -> Iterator[Answer]:
     """What a function computes in each trial, in a model of its own, up to the first trial in which it fails."""
+    if exercise.is_training:
+        yield measured(exercise.name, function)
+        return
     untouched = reference(exercise.checkpoint)
     model, untouched = copy.deepcopy(untouched), copy.deepcopy(untouched)
     for inputs, dtype in trials(exercise, untouched):
@@ -422,6 +505,9 @@ def answers(exercise: Exercise, function: Function) -> Iterator[Answer]:
 
 def judge(exercise: Exercise, computed: Iterator[Answer]) -> Diagnosis:
     """Compares the answers to an exercise, trial by trial, with a model that the function has not seen."""
+    if exercise.is_training:
+        explained = explain_training(exercise.name, next(computed))
+        return replace(explained, opening="Right." if explained.correct else "Not yet.")
     model = copy.deepcopy(reference(exercise.checkpoint))
     found = []
     for inputs, dtype in trials(exercise, model):

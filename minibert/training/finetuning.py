@@ -12,7 +12,6 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from minibert.training.masking import check_share
 from minibert.training.metrics import missing_metrics
 from minibert.training.question_answering import LENGTH, QuestionAnswering
 from minibert.training.records import Data, Records, read_records
-from minibert.training.run import Run
+from minibert.training.run import Run, as_folder
 from minibert.training.settings import TrainingSettings
 from minibert.training.splits import GROUP, check_apart, split
 from minibert.training.starting import encoder_frozen, on_device, start, trained
@@ -138,7 +137,7 @@ def finetune(
     )
     if show and missing_metrics():
         print(missing_metrics(), file=sys.stderr)
-    target = Path(folder).expanduser()
+    target = as_folder(folder)
     with encoder_frozen(loaded, frozen):
         return Run(target, run_loop(loaded, learned, target, options, resume=resume, show=show))
 

@@ -50,7 +50,7 @@ def check_names(labels: Any) -> tuple[str, ...]:
 
 
 def class_of(label: Any, names: Sequence[str], row: str) -> int:
-    """Returns the number of a label: that of its name, or, for an integer that is not a name, itself.
+    """Returns the number of a label: that of its name; or, where names are not integers themselves, an integer.
 
     Raises:
         TrainingError: it is neither one of the names nor one of their numbers.
@@ -58,7 +58,8 @@ def class_of(label: Any, names: Sequence[str], row: str) -> int:
     name = _name(label, row)
     if name in names:
         return names.index(name)
-    number = _as_whole(name)
+    are_numbers = any(_as_whole(each) is not None for each in names)  # then 0 may be a class that is not there
+    number = None if are_numbers else _as_whole(name)
     if number is None:
         listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
         raise TrainingError(f"label in {row} must be one of {listed}, got {name!r}{did_you_mean(name, names)}")

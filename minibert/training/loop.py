@@ -42,7 +42,7 @@ def train(
     """Trains a model in place, and returns the log: one dictionary for each line of `metrics.jsonl`.
 
     Args:
-        model: where it is, there it is trained; afterwards it is in evaluation mode.
+        model: trained on the device where it is; afterwards, also after an error, it is in evaluation mode.
         task: what is learned.
         folder: for the checkpoints and the log, see `state.py`.
         resume: go on with the interrupted run in the folder; if there is none, start.
@@ -54,13 +54,14 @@ def train(
     """
     device = next(model.parameters()).device
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         group = stack.enter_context(processes(device))
         _check_parts(task, settings, group)
         if group.is_first:
-            stack.enter_context(state.alone(folder))
+            stack.enter_context(state.exclusive(folder))
         started = state.started_with(task, settings, group.count)
         before = state.interrupted(folder, started, resume)
+        stack.callback(_leave, model)
         if settings.gradient_checkpointing:
             stack.enter_context(memory.layers_computed_twice(model))
 
@@ -132,7 +133,6 @@ def train(
                 task.save(model, folder / "steps" / f"{done:07}")
             if saves:
                 save(done)
-        model.eval()
         return journal.entries
 
 
@@ -152,10 +152,20 @@ def _backward(
         counts = task.counts(part)
         with precisions.autocast(precision, device):
             means = objective({name: tensor.to(device) for name, tensor in part.items()})
-        shares = {name: mean * (counts[name] * group.count / totals[name]) for name, mean in means.items()}
+        # A part without any prediction has no mean, and takes no part.
+        shares = {
+            name: mean * (counts[name] * group.count / totals[name]) if counts[name] else 0 * mean.nan_to_num()
+            for name, mean in means.items()
+        }
         sum(shares.values()).backward()
         sums = {name: sums[name] + share.detach() for name, share in shares.items()}
     return {name: float(group.mean(value)) for name, value in sums.items()}
+
+
+def _leave(model: nn.Module) -> None:
+    """Leaves a model to its user: without dropout, and without gradients that take memory."""
+    model.eval()
+    model.zero_grad()
 
 
 def _parts(batch: Batch, accumulation: int, group: Processes) -> Iterator[Batch]:

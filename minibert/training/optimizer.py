@@ -20,7 +20,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         {"params": [each for each in trained if each.dim() > 1], "weight_decay": weight_decay},
-        {"params": [each for each in trained if each.dim() == 1], "weight_decay": 0.0},
+        {"params": [each for each in trained if each.dim() <= 1], "weight_decay": 0.0},
     ]
 
 

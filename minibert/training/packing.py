@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minibert.training.corpus import Corpus
 
+PACKING_VERSION = 1  # increase it when the same text gives different inputs: a run must not go on with them
 PACKINGS = ("sentence-pairs", "full-sentences", "contiguous")
 SHORT = 0.1  # the share of pairs that are made shorter than they could be
 

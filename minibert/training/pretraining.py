@@ -23,8 +23,8 @@ from minibert.training.corpus import Corpus, Files
 from minibert.training.loop import train
 from minibert.training.masking import check_share, mask_tokens, predictions_per_row
 from minibert.training.order import rows_of_step
-from minibert.training.packing import PACKINGS, gather, pack
-from minibert.training.run import Run
+from minibert.training.packing import PACKING_VERSION, PACKINGS, gather, pack
+from minibert.training.run import Run, as_folder
 from minibert.training.settings import TrainingSettings
 from minibert.training.task import Batch, Task
 
@@ -72,6 +72,7 @@ class Pretraining(Task):
             "corpus": corpus.fingerprint,
             "held_out": held_out.fingerprint,
             "packing": packing,
+            "packing_version": PACKING_VERSION,
             "length": length,
             **self.masking,
             "held_out_inputs": len(self.held_out_inputs),
@@ -131,6 +132,8 @@ class Pretraining(Task):
                 label = batch["next_sentence_label"].to(device)
                 found |= {"pairs": len(label), "follows": int((follows.argmax(-1) == label).sum())}
             sums = {name: sums.get(name, 0) + value for name, value in found.items()}
+        if not sums["words"]:
+            raise TrainingError("held_out must have a word to hide, and each is longer than whole_words can hide")
         loss = sums["loss"] / sums["words"]
         scores = {
             "held_out_loss": loss,
@@ -192,7 +195,8 @@ def pretrain(
     """Trains a model on plain text, in place, and keeps it in a folder, from which it can be loaded at any time.
 
     If the process is killed, the same call with `resume=True` goes on from the last checkpoint, and ends in the same
-    bits as if nothing had happened, on the same machine and with as many threads and processes.
+    bits as if nothing had happened, on the same machine and with as many threads; with more than two processes, the
+    order in which gradients are summed, and so the last bits, may change.
 
     Args:
         model: a new one, `BertForMaskedLM(config)`, or one from a checkpoint.
@@ -214,27 +218,24 @@ def pretrain(
         TextError: a file that is not text.
         DivergedError: a loss or gradient is not finite. The last checkpoint is kept.
     """
-    if type(model) not in (BertForMaskedLM, BertForPreTraining):
-        what = "a BertForMaskedLM, or a BertForPreTraining for next-sentence prediction as well"
-        raise TrainingError(f"model must be {what}, got {type(model).__name__}")
-    dtype = model.bert.embeddings.word_embeddings.weight.dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise TrainingError(
-            f"model must be in float32, got {str(dtype).removeprefix('torch.')}: a small step would change nothing; "
-            "convert it with model.float(), and leave half precision to the settings' precision"
-        )
+    _check_model(model, tokenizer)
+    if not isinstance(settings, TrainingSettings):
+        raise TrainingError(f"settings must be TrainingSettings(steps=…), got {shown(settings)}")
+    target = as_folder(folder)
     packing = _packing_for(model, packing)
     length = check_integer("length", length, 5, model.config.max_position_embeddings, TrainingError)
     held_out_inputs = check_integer("held_out_inputs", held_out_inputs, 1, error=TrainingError)
+    if max_predictions is not None:
+        max_predictions = check_integer("max_predictions", max_predictions, 1, error=TrainingError)
     check_share("probability", probability)
-    if len(tokenizer) > model.config.vocab_size:
-        most = f"{model.config.vocab_size:,} tokens, the model's vocab_size"
-        raise TrainingError(f"tokenizer must have at most {most}, got {len(tokenizer):,}: use the model's own")
+    check_one_of("whole_words", whole_words, (True, False), TrainingError)
     corpus = Corpus.open(files, tokenizer)
     if isinstance(held_out, int | float):
         corpus, scored = corpus.split(check_share("held_out", held_out))
     else:
         scored = Corpus.open(held_out, tokenizer)
+        if scored.fingerprint == corpus.fingerprint:
+            raise TrainingError("held_out must be text that is not trained on, and it is the same as files")
     task = Pretraining(
         model,
         tokenizer,
@@ -249,8 +250,25 @@ def pretrain(
         held_out_inputs=held_out_inputs,
         seed=settings.seed,
     )
-    target = Path(folder).expanduser()
     return Run(target, train(model, task, target, settings, resume=resume, show=show))
+
+
+def _check_model(model: Any, tokenizer: Any) -> None:
+    """Raises a `TrainingError` unless a model can be pretrained, and with this tokenizer."""
+    if type(model) not in (BertForMaskedLM, BertForPreTraining):
+        what = "a BertForMaskedLM, or a BertForPreTraining for next-sentence prediction as well"
+        raise TrainingError(f"model must be {what}, got {type(model).__name__}")
+    dtype = model.bert.embeddings.word_embeddings.weight.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise TrainingError(
+            f"model must be in float32, got {str(dtype).removeprefix('torch.')}: a small step would change nothing; "
+            "convert it with model.float(), and leave half precision to the settings' precision"
+        )
+    if not isinstance(tokenizer, BertTokenizer):
+        raise TrainingError(f"tokenizer must be the model's BertTokenizer, got {shown(tokenizer)}")
+    if len(tokenizer) > model.config.vocab_size:
+        most = f"{model.config.vocab_size:,} tokens, the model's vocab_size"
+        raise TrainingError(f"tokenizer must have at most {most}, got {len(tokenizer):,}: use the model's own")
 
 
 def _packing_for(model: nn.Module, packing: str | None) -> str:

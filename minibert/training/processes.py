@@ -58,6 +58,8 @@ def processes(device: torch.device) -> Iterator[Processes]:
     """Gives the processes of this run: a group that exists, or one that torchrun has started, or this one alone."""
     ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if ours:
+        if device.type == "cuda":
+            torch.cuda.set_device(device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Processes()

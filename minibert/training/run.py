@@ -5,10 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minibert.checks import check_one_of
+from minibert.checks import check_one_of, shown
 from minibert.errors import TrainingError
 from minibert.show.tables import table
 from minibert.training.journal import METRICS
+
+
+def as_folder(folder: Any) -> Path:
+    """Returns the path of a folder, which need not be there."""
+    try:
+        path = Path(folder).expanduser()
+        if "\0" in str(path):
+            raise ValueError("it has a null character")
+    except (TypeError, ValueError, RuntimeError) as error:  # not a path, or ~ of a user without a home
+        raise TrainingError(f"folder must be the path of a folder, got {shown(folder)} ({error})") from None
+    return path
 
 
 @dataclass(frozen=True)
@@ -25,10 +36,11 @@ class Run:
         Raises:
             TrainingError: there is no log in it.
         """
-        file = Path(folder) / METRICS
+        folder = as_folder(folder)
+        file = folder / METRICS
         if not file.is_file():
             raise TrainingError(f"folder must be one that a run has written, and there is no {file}")
-        return cls(Path(folder), [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
+        return cls(folder, [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
 
     def values(self, name: str) -> tuple[list[int], list[float]]:
         """Returns the steps at which something was measured, and what came out."""

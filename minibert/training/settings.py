@@ -19,7 +19,7 @@ class TrainingSettings:
 
     steps: int  # updates of the weights
     batch_size: int = 32  # inputs of a step, over all processes and parts
-    learning_rate: float = 1e-4  # at the end of the warm-up; the paper fine-tunes with 2e-5 to 5e-5
+    learning_rate: float = 1e-4  # the peak, at the end of the warm-up; the paper fine-tunes with 2e-5 to 5e-5
     warmup: float = 0.1  # the share of the steps in which the rate rises from 0
     weight_decay: float = 0.01  # of matrices; biases and LayerNorms have none
     betas: tuple[float, float] = (0.9, 0.999)  # AdamW's decay rates of the two moments of the gradient
@@ -48,8 +48,12 @@ class TrainingSettings:
         if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
             raise TrainingError(f"betas must be two numbers from 0 to 1, got {shown(self.betas)}")
         self._set("betas", tuple(_number("betas", beta, 1.0) for beta in self.betas))
+        if 1.0 in self.betas:
+            raise TrainingError(f"betas must be below 1, got {shown(self.betas)}: with 1, nothing new would count")
         check_one_of("precision", self.precision, PRECISIONS, TrainingError)
         check_one_of("gradient_checkpointing", self.gradient_checkpointing, (True, False), TrainingError)
+        if not isinstance(self.keep, list | tuple | range):
+            raise TrainingError(f"keep must be a tuple of steps, got {shown(self.keep)}")
         self._set("keep", tuple(sorted({check_integer("keep", step, 0, error=TrainingError) for step in self.keep})))
         if self.batch_size % self.accumulation:
             raise TrainingError(

@@ -27,6 +27,7 @@ from minibert.checkpoints.atomic import finish_save, write_atomically
 from minibert.checkpoints.json_files import read_object
 from minibert.checks import as_integer, shown
 from minibert.errors import StoreError, TrainingError
+from minibert.training.journal import METRICS
 from minibert.training.settings import TrainingSettings
 from minibert.training.task import Task
 
@@ -75,8 +76,13 @@ def check_resumable(folder: Path, before: dict[str, Any], now: dict[str, Any]) -
                     raise TrainingError(f"{folder} was started with {name} {what}: {advice}")
         elif old != new:
             raise TrainingError(f"{folder} was started with {part} {shown(old)}, and now it is {shown(new)}: {advice}")
-    if as_integer(before.get("step")) is None or as_integer(before.get("metrics_size")) is None:
-        raise TrainingError(f"{folder / PROGRESS} is damaged: delete the folder and start over")
+    whole = all(as_integer(before.get(name)) is not None for name in ("step", "metrics_size"))
+    log = folder / METRICS
+    size = log.stat().st_size if log.is_file() else 0
+    if not whole or "precision" not in before or not (folder / STATE).is_file() or size < before["metrics_size"]:
+        raise TrainingError(
+            f"{folder} is damaged: {PROGRESS}, {STATE} and {METRICS} do not belong together; start over"
+        )
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> Tensor:
@@ -96,7 +102,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ra
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Makes the folder, and keeps every other run out of it; the lock of a process that is killed is released."""
     lock = FileLock(folder / ".lock", blocking=False)
     try:
@@ -126,10 +132,16 @@ def interrupted(folder: Path, started: dict[str, Any], resume: bool) -> dict[str
     """Returns what the checkpoint in the folder says, if there is one to go on from.
 
     Raises:
-        TrainingError: there is one and `resume` is False, or it was started with something else.
+        TrainingError: there is one and `resume` is False, or it was started with something else; or there is a model
+            that no run has made.
     """
     before = read_progress(folder)
     if before is None:
+        model = next((file for pattern in layout.SAVED_MODEL for file in folder.glob(pattern)), None)
+        if model is not None:
+            raise TrainingError(
+                f"{folder} has {model.name}, of a model that is not of a run, and would lose it: choose a new folder"
+            )
         return None
     if not resume:
         raise TrainingError(f"{folder} has a run, after step {before.get('step')}: resume it, or choose a new folder")

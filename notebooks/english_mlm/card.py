@@ -4,6 +4,7 @@
 by hand.
 """
 
+import math
 from typing import Any
 
 from cloze import CLOZE
@@ -22,8 +23,9 @@ minibert fill-mask "The capital of France is [MASK]."
 
 ## How good it is
 
-On text that it was not trained on, the held-out part of each source. Of the tokens, 15 % are chosen and hidden as in
-training. Accuracy: the share of them that is guessed first. Perplexity: e to the power of the mean loss.
+On text that it was not trained on, at most 256 inputs of 128 tokens from the held-out part of each source. Of the
+tokens, 15 % are chosen and hidden as in training. Accuracy: the share of them that is guessed first. Perplexity: e to
+the power of the mean loss.
 
 {held_out}
 
@@ -50,7 +52,7 @@ which a rare word of the input is guessed):
 {starts}
 
 Then {steps:,} steps of {batch} inputs of 128 tokens, {seen:.1f} million tokens in all;
-AdamW, a learning rate of {rate:g} after {warmup:.0%} of warm-up, falling to 0; no dropout; products in bfloat16.
+AdamW, a learning rate of {rate:g} after {warmup:.0%} of warm-up, falling to 0; no dropout; products in {precision}.
 {machine}
 
 {curve}
@@ -75,7 +77,7 @@ def card(report: dict[str, Any]) -> str:
     scores, run = report["scores"], report["run"]
     ours = scores[NAME]
     last = report["curve"][-1]["step"]
-    words = sum(shelf["train"]["words"] for shelf in report["sources"].values())
+    words = sum(corpus["train"]["words"] for corpus in report["sources"].values())
     return CARD.format(
         name=NAME,
         held_out=_held_out(scores),
@@ -100,6 +102,7 @@ def card(report: dict[str, Any]) -> str:
         seen=last * run["batch_size"] * 128 / 1e6,
         rate=run["learning_rate"],
         warmup=run["warmup"],
+        precision=report["precision"],
         machine=report["machine"],
         curve=_curve(report["curve"]),
         ratio=BERT_WORDS / words,
@@ -108,7 +111,7 @@ def card(report: dict[str, Any]) -> str:
 
 
 def overall(held_out: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The mean over all held-out tokens of all sources."""
+    """The mean over all held-out tokens that were scored, of all sources."""
     tokens = sum(each["tokens"] for each in held_out.values())
     return {key: sum(each[key] * each["tokens"] for each in held_out.values()) / tokens for key in ("loss", "accuracy")}
 
@@ -116,7 +119,7 @@ def overall(held_out: dict[str, dict[str, float]]) -> dict[str, float]:
 def goals(ours: dict[str, Any]) -> str:
     """Which goals were reached, and by how much the others were missed."""
     all_sources, cloze = overall(ours["held_out"]), ours["cloze"]
-    perplexity = 2.718281828459045 ** all_sources["loss"]
+    perplexity = math.exp(all_sources["loss"])
     lines = []
     for name, value, goal, form in (
         ("accuracy", all_sources["accuracy"], 0.45, "{:.1%}"),
@@ -130,14 +133,14 @@ def goals(ours: dict[str, Any]) -> str:
 
 
 def _held_out(scores: dict[str, Any]) -> str:
-    shelves = list(scores[NAME]["held_out"])
+    corpora = list(scores[NAME]["held_out"])
     rows = []
     for name, each in scores.items():
-        accuracies = [f"{each['held_out'][shelf]['accuracy']:.1%}" for shelf in shelves]
+        accuracies = [f"{each['held_out'][corpus]['accuracy']:.1%}" for corpus in corpora]
         all_sources = overall(each["held_out"])
-        perplexity = 2.718281828459045 ** all_sources["loss"]
+        perplexity = math.exp(all_sources["loss"])
         rows.append([name, *accuracies, f"**{all_sources['accuracy']:.1%}**", f"{perplexity:,.1f}"])
-    return table(["accuracy", *shelves, "all", "perplexity, all"], rows)
+    return table(["accuracy", *corpora, "all", "perplexity, all"], rows)
 
 
 def starts_table(starts: list[dict[str, Any]]) -> str:
@@ -169,9 +172,11 @@ def _curve(entries: list[dict[str, float]]) -> str:
     return table(["step", "held-out loss", "perplexity", "accuracy"], rows)
 
 
-def _sources(shelves: dict[str, Any]) -> str:
+def _sources(corpora: dict[str, Any]) -> str:
     rows = [
-        [source["description"], source["licence"]] for shelf in shelves.values() for source in shelf["sources"].values()
+        [source["description"], source["licence"]]
+        for corpus in corpora.values()
+        for source in corpus["sources"].values()
     ]
     return table(["text", "licence"], rows)
 

@@ -19,7 +19,7 @@ from card import card
 from cloze import CLOZE
 from text import text_folder
 from torch import Tensor
-from train import LENGTH, NAME, SHELVES, files
+from train import CORPORA, LENGTH, NAME, files
 
 from minibert import BertForMaskedLM, BertTokenizer
 from minibert.checkpoints import store
@@ -161,17 +161,18 @@ def score(folder: Path, model_folder: Path) -> dict[str, Any]:
         NAME: guesses_of(model),
     }
     corpora = {
-        shelf: Corpus.open(file, tokenizer) for shelf, file in zip(SHELVES, files(folder, ".held-out.txt"), strict=True)
+        corpus: Corpus.open(file, tokenizer)
+        for corpus, file in zip(CORPORA, files(folder, ".held-out.txt"), strict=True)
     }
     scores: dict[str, Any] = {}
-    for name, guess in guesses.items():
+    for title, guess in guesses.items():
         cloze = cloze_guesses(guess, tokenizer)
-        scores[name] = {
-            "held_out": {shelf: held_out_score(guess, corpus, tokenizer, common) for shelf, corpus in corpora.items()},
+        scores[title] = {
+            "held_out": {of: held_out_score(guess, corpus, tokenizer, common) for of, corpus in corpora.items()},
             "cloze": cloze_score(cloze, words),
             "cloze_guesses": cloze,
         }
-        click.echo(f"{name}: {scores[name]['cloze']}")
+        click.echo(f"{title}: {scores[title]['cloze']}")
     return {"scores": scores, "trained_on": str(trained_on)}
 
 
@@ -192,16 +193,18 @@ def main(run: Path | None) -> None:
     log = [entry for entry in Run.read(run).entries if "held_out_loss" in entry]
     model = BertForMaskedLM.from_pretrained(model_folder)
     config = model.config
+    progress = json.loads((run / "training" / "progress.json").read_text(encoding="utf-8"))
     starts = folder / "starts.json"
     report = {
         **found,
         "starts": json.loads(starts.read_text(encoding="utf-8")) if starts.is_file() else [],
         "sources": json.loads((folder / "sources.json").read_text(encoding="utf-8")),
-        "run": json.loads((run / "training" / "progress.json").read_text(encoding="utf-8"))["settings"],
+        "run": progress["settings"],
         "curve": log,
         "layers": config.num_hidden_layers,
         "size": config.hidden_size,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "precision": progress["precision"],
         "machine": machine(log),
     }
     (model_folder / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -20,19 +20,19 @@ from minibert.model import initialise
 from minibert.training import TrainingSettings, powers_of_two, pretrain
 
 NAME = "minibert/english-mlm"
-SHELVES = ("wikipedia", "books", "speeches", "bible", "countries", "examples")
-STEPS = 4800  # of 32 × 128 tokens: nearly once through the text
+CORPORA = ("wikipedia", "books", "speeches", "bible", "countries", "examples")
+STEPS = 9600  # of 32 × 128 tokens: nearly twice through the text
 NEW_LAYERS = 2
 LENGTH = 128
 
 
 def files(folder: Path, ending: str) -> list[Path]:
     """The text files that there are, for training (".txt") or held out (".held-out.txt")."""
-    return [folder / f"{shelf}{ending}" for shelf in SHELVES if (folder / f"{shelf}{ending}").is_file()]
+    return [folder / f"{corpus}{ending}" for corpus in CORPORA if (folder / f"{corpus}{ending}").is_file()]
 
 
 def start(new_layers: int = NEW_LAYERS) -> BertForMaskedLM:
-    """The default checkpoint with a new head and new upper layers, without dropout: no text is seen twice."""
+    """The default checkpoint with a new head and new upper layers; without dropout, for no text is seen often."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NewParametersWarning)
@@ -46,7 +46,7 @@ def start(new_layers: int = NEW_LAYERS) -> BertForMaskedLM:
 
 
 def settings(steps: int = STEPS) -> TrainingSettings:
-    """For both: a rate that is high for fine-tuning and usual for pretraining."""
+    """The paper's, but for a rate that is higher, as the model is smaller and its steps are fewer."""
     return TrainingSettings(
         steps=steps,
         batch_size=32,

@@ -7,6 +7,7 @@ import pytest
 from support.command_line import run
 
 from minibert import BertForMaskedLM, BertModel, BertTokenizer
+from minibert.checkpoints import store
 from minibert.interpret import decompose, logit_lens, survey
 
 SENTENCE = "There was a fly drinking from my soup"

@@ -14,6 +14,7 @@ from minibert.teaching import exercises
 from minibert.teaching.diagnosis import Diagnosis
 from minibert.teaching.exercises import EXERCISES, check
 from minibert.teaching.parts import PARTS
+from minibert.teaching.training_parts import TRAINING_PARTS
 
 
 def run(*arguments: str) -> Result:
@@ -44,7 +45,8 @@ def checked_here(name: str) -> Diagnosis:
 
 def test_one_for_each_part() -> None:
     assert list(EXERCISES) == list(dict.fromkeys(EXERCISES))
-    assert set(EXERCISES) == set(PARTS)
+    assert set(EXERCISES) == set(PARTS) | set(TRAINING_PARTS)
+    assert set(PARTS).isdisjoint(TRAINING_PARTS)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -57,7 +59,7 @@ def test_a_stub_fails_and_says_why(name: str, here: Path) -> None:
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_solution_is_our_own_code_and_passes(name: str, checkpoint: Path, reactions: Path) -> None:
-    ours = PARTS[name].ours
+    ours = EXERCISES[name].part.ours
     assert inspect.getsource(ours).strip().split("\n")[-1].strip() in EXERCISES[name].solution()
     file, line = re.match(r"# (minibert/\S+\.py), line (\d+)\n", EXERCISES[name].solution()).groups()
     assert (ROOT / file).read_text(encoding="utf-8").splitlines()[int(line) - 1] in inspect.getsource(ours)
@@ -280,6 +282,72 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("return torch.special.entr(attention).sum(-1).mean()", "padding among the queries"),
         ("return torch.special.entr(attention).sum(-1)[attention_mask != 0]", "it should be ()"),
         ("return -torch.special.entr(attention).sum(-1)[attention_mask != 0].mean()", "No single known mistake"),
+    ],
+    "mask_tokens": [
+        (
+            "chosen = torch.rand(input_ids.shape) < 0.15\n"
+            "mask = tokenizer.convert_tokens_to_ids('[MASK]')\n"
+            "return input_ids.masked_fill(chosen, mask), input_ids.masked_fill(~chosen, -100)",
+            "the share of padding with a label",
+        ),
+        (
+            "chosen = (torch.rand(input_ids.shape) < 0.15) & (input_ids > 4)\n"
+            "mask = tokenizer.convert_tokens_to_ids('[MASK]')\n"
+            "return input_ids.masked_fill(chosen, mask), input_ids.masked_fill(~chosen, -100)",
+            "always [MASK]",
+        ),
+        (
+            "chosen = (torch.rand(input_ids.shape) < 0.15) & (input_ids > 4)\nlabels = input_ids\n"
+            "input_ids[chosen] = tokenizer.convert_tokens_to_ids('[MASK]')\nreturn input_ids, labels",
+            "changes its argument input_ids in place",
+        ),
+    ],
+    "sentence_pairs": [
+        (
+            "from minibert.training.packing import sentence_pairs\n"
+            "return [(*pair[:4], not pair[4]) for pair in sentence_pairs(corpus, length, seed)]",
+            "labels of pairs swapped",
+        ),
+        (
+            "borders = corpus.sentences.tolist()\n"
+            "return [(*borders[i:i + 2], *borders[i + 1:i + 3], 0) for i in range(0, len(borders) - 2, 2)]",
+            "the number of segments with a document's [SEP]: 799 instead of 0",
+        ),
+        ("return [(0, 5)]", "each of five integers"),
+    ],
+    "learning_rate": [
+        ("return peak * (1 - step / steps)", "no warm-up"),
+        ("return peak * min(1, step / max(1, warmup), 1 - step / steps)", "the fall counted from the first step"),
+        ("return peak * min(step / warmup, (steps - step) / (steps - warmup))", "fails: ZeroDivisionError"),
+    ],
+    "parameter_groups": [
+        (
+            "return [{'params': list(model.parameters()), 'weight_decay': weight_decay}]",
+            "weight decay on everything",
+        ),
+        (
+            "named = list(model.named_parameters())\n"
+            "return [{'params': [p for n, p in named if 'bias' not in n], 'weight_decay': weight_decay},\n"
+            "        {'params': [p for n, p in named if 'bias' in n], 'weight_decay': 0.0}]",
+            "weight decay on LayerNorm",
+        ),
+        ("return [p for p in model.parameters() if p.dim() > 1]", "it should be a list of dictionaries"),
+    ],
+    "training_step": [
+        (
+            "optimizer.zero_grad()\nloss = model(**batch).loss\nloss.backward()\n"
+            "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\noptimizer.step()\nreturn loss.item()",
+            "model.eval() left on",
+        ),
+        (
+            "model.train()\nloss = model(**batch).loss\nloss.backward()\n"
+            "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\noptimizer.step()\nreturn loss.item()",
+            "gradients not cleared",
+        ),
+        (
+            "model.train()\noptimizer.zero_grad()\nloss = model(**batch).loss\nloss.backward()\noptimizer.step()",
+            "the loss that training_step returns must be a number, and is nothing",
+        ),
     ],
 }
 ANSWERS = [(name, *answer) for name, answers in WRONG.items() for answer in answers]

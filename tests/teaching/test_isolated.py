@@ -32,6 +32,14 @@ def test_a_right_answer_beside_a_file_that_has_the_name_of_a_package(here: Path)
     assert checked.output.startswith("Right. The same")
 
 
+def test_a_part_of_training_is_checked_in_a_process_as_well(here: Path) -> None:
+    code = "def learning_rate(step, peak, warmup, steps):\n    return peak * (1 - step / steps)\n"
+    checked = run("learning_rate", code)
+    assert checked.exit_code == 1
+    assert checked.output.startswith("Not yet. The first thing that differs is the rate of step 0 of 20")
+    assert "no warm-up" in checked.output
+
+
 OWN_LINEAR = (
     "import torch\ndef pooler(self, hidden):\n    self.dense.weight.data.zero_(); self.dense.bias.data.zero_()\n"
 )

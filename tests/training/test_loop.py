@@ -305,6 +305,52 @@ def test_a_run_is_not_overwritten_and_goes_on_only_as_it_began(
         again()
 
 
+def test_a_model_that_no_run_has_made_is_not_overwritten(tokenizer: BertTokenizer, text: Path, tmp_path: Path) -> None:
+    new_model().save_pretrained(tmp_path / "mine")
+    for resume in (False, True):
+        with pytest.raises(
+            TrainingError, match=r"mine has config.json, of a model that is not of a run, and would lose it"
+        ):
+            pretrain(new_model(), tokenizer, text, tmp_path / "mine", settings(), length=16, resume=resume, show=False)
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "training/state.safetensors"])
+def test_a_damaged_run_is_not_resumed(file: str, tokenizer: BertTokenizer, text: Path, tmp_path: Path) -> None:
+    def run(resume: bool) -> None:
+        pretrain(new_model(), tokenizer, text, tmp_path / "out", settings(), length=16, resume=resume, show=False)
+
+    run(resume=False)
+    (tmp_path / "out" / file).unlink()
+    with pytest.raises(TrainingError, match=r"out is damaged: .* do not belong together; start over"):
+        run(resume=True)
+
+
+def test_parts_without_a_word_to_hide_do_not_count(tokenizer: BertTokenizer, tmp_path: Path) -> None:
+    """With whole words, a text of a single long word has nothing that may be hidden."""
+    long = "cat" + 20 * "##s"  # the tokenizer cuts it into one word of many tokens
+    text = tmp_path / "long.txt"
+    text.write_text("\n\n".join([long.replace("##", "")] * 3 + ["the old cat sees the dogs ."] * 5), encoding="utf-8")
+    results = []
+    for accumulation in (1, 4):
+        model = new_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).double()
+        chosen = settings(steps=4, accumulation=accumulation, log_every=1)
+        folder = tmp_path / str(accumulation)
+        run = pretrain(model, tokenizer, text, folder, chosen, length=24, whole_words=True, show=False)
+        results.append(torch.tensor(run.values("loss")[1]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=0)
+
+
+def test_a_run_that_fails_leaves_the_model_in_evaluation_mode(
+    tokenizer: BertTokenizer, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pretraining, "tokens", lambda self, batch: 1 / 0)
+    model = new_model()
+    with pytest.raises(ZeroDivisionError):
+        pretrain(model, tokenizer, text, tmp_path / "out", settings(), length=16, show=False)
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_two_runs_do_not_write_the_same_folder(tokenizer: BertTokenizer, text: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with (
@@ -320,18 +366,27 @@ def test_two_runs_do_not_write_the_same_folder(tokenizer: BertTokenizer, text: P
         ({"model": "bert"}, "model must be a BertForMaskedLM, or a BertForPreTraining .*, got str"),
         ({"model": new_model().half()}, "model must be in float32, got float16: a small step would change nothing"),
         ({"packing": "sentence-pairs"}, "packing must be one of full-sentences, contiguous for a BertForMaskedLM"),
+        ({"tokenizer": "bert"}, "tokenizer must be the model's BertTokenizer, got 'bert'"),
+        ({"settings": {"steps": 1}}, r"settings must be TrainingSettings\(steps=…\), got"),
+        ({"folder": None}, "folder must be the path of a folder, got None"),
+        ({"max_predictions": 0}, "max_predictions must be a positive integer, got 0"),
+        ({"whole_words": "yes"}, "whole_words must be one of True, False, got 'yes'"),
         ({"packing": "contigous"}, "packing must be one of full-sentences, contiguous, .*: did you mean contiguous"),
         ({"length": 33}, "length must be an integer from 5 to 32, got 33"),
         ({"held_out": 0}, "held_out must be a number above 0 and at most 1, got 0"),
+        ({"held_out": ...}, "held_out must be text that is not trained on, and it is the same as files"),
         ({"held_out": "nowhere.txt"}, "files must be text files, and there is no file nowhere.txt"),
     ],
 )
 def test_mistakes_in_a_call(
     arguments: dict, message: str, tokenizer: BertTokenizer, text: Path, tmp_path: Path
 ) -> None:
-    arguments = {"model": new_model(), "length": 16, **arguments}
+    call = {"model": new_model(), "tokenizer": tokenizer, "files": text, "folder": tmp_path / "out", "length": 16}
+    call |= {"settings": settings(), "show": False, **arguments}
+    if arguments.get("held_out") is ...:
+        call["held_out"] = text
     with pytest.raises((TrainingError, ValueError), match=message):
-        pretrain(arguments.pop("model"), tokenizer, text, tmp_path / "out", settings(), show=False, **arguments)
+        pretrain(**call)
     assert not (tmp_path / "out").exists()
 
 
@@ -343,6 +398,8 @@ def test_mistakes_in_a_call(
         ({"warmup": 1.5}, "warmup must be a number from 0 to 1, got 1.5"),
         ({"precision": "float16"}, "precision must be one of auto, float32, bfloat16, got 'float16'"),
         ({"accumulation": 3}, "accumulation must divide batch_size, got 3 and 4"),
+        ({"betas": (1.0, 0.9)}, r"betas must be below 1, got \(1.0, 0.9\)"),
+        ({"keep": 5}, "keep must be a tuple of steps, got 5"),
         ({"betas": (0.9,)}, r"betas must be two numbers from 0 to 1, got \(0.9,\)"),
     ],
 )
