@@ -36,10 +36,11 @@ def split(records: Records, share: float, seed: int, key: Key) -> tuple[Records,
     order = list(groups)
     random.Random(seed).shuffle(order)
     held_out: list[int] = []
-    for name in order:  # the last one would exceed the share, so at least one group trains
-        rows = groups[name]
-        if not held_out or len(held_out) + len(rows) <= share * len(records):
-            held_out += rows
+    most = max(share * len(records), min(map(len, groups.values())))  # at least one group is held out
+    for name in order:
+        count = len(held_out) + len(groups[name])
+        if count <= most and count < len(records):  # and at least one trains
+            held_out += groups[name]
     chosen = set(held_out)
     return records.take([index for index in range(len(records)) if index not in chosen]), records.take(sorted(chosen))
 
