@@ -85,11 +85,12 @@ def test_pretrain_is_the_function_and_pairs_need_the_other_head(text: Path, tmp_
     start = BertForPreTraining(toy_config(vocab_size=len(tokenizer)))
     config.write_text(json.dumps(start.config.to_dict()))
     options = ("--config", str(config), "--tokenizer", str(tmp_path / "words"), "--seed", "7", "--length", "16")
-    typed = ("--steps", "2", "--packing", "sentence-pairs", "--whole-words", "--held-out", str(text), *QUICK)
+    other = small_text(tmp_path / "other.txt", seed=1)
+    typed = ("--steps", "2", "--packing", "sentence-pairs", "--whole-words", "--held-out", str(other), *QUICK)
     done = run("pretrain", str(text), "-o", str(tmp_path / "typed"), *options, *typed)
     assert done.exit_code == 0, done.output
     settings = TrainingSettings(steps=2, batch_size=4, precision="float32", seed=7)
-    named: dict[str, Any] = {"held_out": text, "packing": "sentence-pairs", "whole_words": True, "length": 16}
+    named: dict[str, Any] = {"held_out": other, "packing": "sentence-pairs", "whole_words": True, "length": 16}
     pretrain(start, tokenizer, text, tmp_path / "called", settings, **named, show=False)
     assert same_weights(tmp_path / "typed", tmp_path / "called")
 
