@@ -37,7 +37,7 @@ EXACT = [
     "test_printed.py",
     "test_tokenizer.py",
     "test_vocabularies.py",
-    "training/test_corpus.py",
+    "training/test_memory_mapped_corpus.py",
     "training/test_masking.py",
     "training/test_packing.py",
     "training/test_records.py",
