@@ -8,6 +8,7 @@ import inspect
 import operator
 import reprlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from minibert.errors import InputError, MinibertError
@@ -65,6 +66,17 @@ def check_one_of(name: str, value: Any, known: Iterable[Any], error: type[Minibe
         listed = ", ".join(map(str, by_value))
         what = listed if len(by_value) == 1 else f"one of {listed}"
         raise error(f"{name} must be {what}, got {shown(value)}{did_you_mean(value, by_value)}") from None
+
+
+def as_path(name: str, value: Any, what: str = "the path of a folder", error: type[MinibertError] = InputError) -> Path:
+    """Returns a path, in which ~ is the user's home; nothing need be there."""
+    try:
+        path = Path(value).expanduser()
+        if "\0" in str(path):
+            raise ValueError("it has a null character")
+    except (TypeError, ValueError, RuntimeError) as problem:  # not a path, or ~ of a user without a home
+        raise error(f"{name} must be {what}, got {shown(value)} ({problem})") from None
+    return path
 
 
 def check_dense(name: str, tensor: Any, error: type[MinibertError] = InputError) -> Any:

@@ -74,7 +74,7 @@ A sentence that is long enough to be prose, but is in one of the cells of a tabl
 |}
 * A short item of a list.
 == See also ==
-The list of everything that there is to be seen in the city of Paris, which nobody has ever read to its end.
+The list of every sight in the city of Paris, which nobody has ever read from its beginning to its end.
 === Museums ===
 Another sentence that is long enough for prose, but in a section that only says what else there is.
 == History ==

@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from minibert.checkpoints.json_files import read_strings
-from minibert.checks import shown
+from minibert.checks import as_path, shown
 from minibert.errors import CheckpointNotFoundError, MinibertError, StoreError
 
 if sys.platform != "win32":
@@ -50,12 +50,7 @@ def write_atomically(folder: str | os.PathLike[str], owns: Sequence[str]) -> Ite
     Raises:
         StoreError: the folder cannot be written to, or something in it is in the way of a file.
     """
-    try:
-        folder = Path(folder).expanduser()
-        if "\0" in str(folder):
-            raise ValueError("it has a null character")
-    except (TypeError, ValueError, RuntimeError) as error:  # not a path, or ~ of a user without a home
-        raise StoreError(f"folder must be the path of a folder, got {shown(folder)} ({error})") from None
+    folder = as_path("folder", folder, error=StoreError)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _new_folder(folder) as incoming:

@@ -17,9 +17,10 @@ from minibert.checks import shown
 from minibert.errors import TrainingError
 from minibert.heads import BertForSequenceClassification
 from minibert.tokenizer import BertTokenizer, Text
-from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation, wide
+from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation
 from minibert.training.labels import check_all_occur, class_of, label_names
 from minibert.training.metrics import accuracy, correlations, macro_f1
+from minibert.training.precision import wide
 from minibert.training.records import Records, Row
 from minibert.training.splits import plain
 from minibert.training.task import Batch
@@ -33,13 +34,13 @@ class Classification(Finetuning):
 
     model_class = BertForSequenceClassification
     problem_type = "single_label_classification"
+    has_classes = has_optional_metrics = True
     columns = ("text", "label")
     optional = (PAIR,)
     layouts = (("text", "label"), ("text", PAIR, "label"))
 
     @staticmethod
     def key(row: Row) -> Hashable:
-        """What must not be on both sides of a split."""
         return tuple(plain(row.text(name)) for name in ("text", PAIR) if name in row.values)
 
     @staticmethod
@@ -99,6 +100,7 @@ class Regression(Classification):
     """A number for each text or pair: columns text, label, and text_pair if there is one."""
 
     problem_type = "regression"
+    has_classes = False
 
     @staticmethod
     def names(records: Records) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ MultipleNegativesRankingLoss; the larger the batch, the harder the task.
 """
 
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor
 from minibert.errors import TrainingError
 from minibert.sentences.encoder import SentenceEncoder
 from minibert.tokenizer import BertTokenizer
-from minibert.training.examples import Finetuning, encode, pad, padded_length, warn_of_truncation, wide
+from minibert.training.examples import Finetuning, encode, pad, padded_length, warn_of_truncation
+from minibert.training.precision import wide
 from minibert.training.records import Records, Row
 from minibert.training.splits import plain
 from minibert.training.task import Batch
@@ -41,8 +42,8 @@ class Pair:
 class Contrastive(Finetuning):
     """Texts that belong together: columns anchor, positive, and negative if there is one. No prompt is put before them.
 
-    Unlike in sentence-transformers' loss, a candidate is not counted as a negative if it is known to be none: if it is
-    the same text as the anchor's positive, or the positive of an equal anchor.
+    Unlike in sentence-transformers' loss, a candidate does not count as a negative if it is known not to be one: if it
+    is the same text as the anchor's positive, or the positive of an equal anchor.
     """
 
     divisible = False
@@ -54,6 +55,11 @@ class Contrastive(Finetuning):
     @staticmethod
     def key(row: Row) -> Hashable:
         return plain(row.text("anchor")), plain(row.text("positive"))
+
+    @classmethod
+    def source(cls, row: Row) -> Hashable:
+        """Returns the anchor, which may have several positives."""
+        return plain(row.text("anchor"))
 
     @staticmethod
     def names(records: Records) -> tuple[str, ...]:
@@ -102,6 +108,14 @@ class Contrastive(Finetuning):
             batch[f"{ROLES[index]}_ids"], batch[f"{ROLES[index]}_mask"] = padded["input_ids"], padded["attention_mask"]
         return batch
 
+    def held_out_indices(self) -> Iterator[list[int]]:
+        """Yields batches as in training: not sorted by length, and none smaller than there, which would be easier."""
+        if len(self.held_out) < 2:
+            raise TrainingError("what is scored must be at least two pairs, got 1: a single one has no negatives")
+        batches = max(1, len(self.held_out) // self.batch_size)
+        for indices in torch.arange(len(self.held_out)).tensor_split(batches):
+            yield indices.tolist()
+
     def tokens(self, batch: Batch) -> int:
         return sum(int(tensor.sum()) for name, tensor in batch.items() if name.endswith("_mask"))
 
@@ -148,7 +162,7 @@ def ranking_loss(vectors: Sequence[Tensor], texts: Tensor, scale: float = SCALE)
 
 
 def candidate_scores(vectors: Sequence[Tensor], texts: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-    """Returns the cosines of anchors with all positives and then all negatives; −∞ for one that is no rival.
+    """Returns the cosines of anchors with all positives and then all negatives; −∞ for one that is not a negative.
 
     That is a candidate of the same text as the anchor's positive, or the positive of an equal anchor.
 

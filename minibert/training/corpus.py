@@ -20,7 +20,7 @@ from torch import Tensor
 from minibert.checkpoints.atomic import finish_save, write_atomically
 from minibert.checkpoints.hub import sha256
 from minibert.checkpoints.json_files import read_object
-from minibert.checks import shown
+from minibert.checks import as_path, shown
 from minibert.errors import StoreError, TextError
 from minibert.tokenizer import BertTokenizer
 
@@ -87,6 +87,8 @@ class Corpus:
     @classmethod
     def _map(cls, folder: Path, fingerprint: str) -> "Corpus":
         sizes = read_object(folder / SUMMARY, StoreError)
+        if sizes.get("fingerprint") != fingerprint:
+            raise StoreError(f"{folder} must have the tokens of these files, and has those of others: delete it")
         tensors = []
         for name, dtype in ((IDS, torch.int32), (SENTENCES, torch.int64), (DOCUMENTS, torch.int64)):
             file = folder / name
@@ -102,7 +104,7 @@ def _as_paths(files: object) -> list[Path]:
     listed = [files] if isinstance(files, str | os.PathLike) else files
     if not isinstance(listed, list | tuple) or not listed or not all(isinstance(f, str | os.PathLike) for f in listed):
         raise TextError(f"files must be a text file or a list of them, got {shown(files)}")
-    paths = [Path(file).expanduser() for file in listed]
+    paths = [as_path("files", file, "paths of files", TextError) for file in listed]
     for path in paths:
         if not path.is_file():
             raise TextError(f"files must be text files, and there is no file {path}")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from minibert.training.order import rows_of_step
 from minibert.training.records import Layouts, Records, Row
 from minibert.training.task import Batch, Task
 
+BATCHES_VERSION = 1  # increase it when the same examples give different batches: a run must not go on with them
 MULTIPLE = 8  # of which the length of a batch is
 STRETCH = 32  # batches whose examples are sorted by length together: of eight, twice as much would be padding
 CHUNK = 256  # texts tokenized at a time: an `Encoding` takes ten times the memory of its token ids
@@ -52,6 +53,8 @@ class Finetuning(Task):
     model_class: ClassVar[type[nn.Module]]  # what is trained
     problem_type: ClassVar[str | None] = None  # in the config of a `BertForSequenceClassification`
     columns: ClassVar[tuple[str, ...]]  # that the rows must have
+    has_classes: ClassVar[bool] = False  # whether the outputs of the model are classes, which have names
+    has_optional_metrics: ClassVar[bool] = False  # whether scores are left out without scikit-learn
     optional: ClassVar[tuple[str, ...]] = ()  # that they may have
     layouts: ClassVar[Layouts]  # what the fields of a row given as a tuple are
 
@@ -77,9 +80,20 @@ class Finetuning(Task):
         self.description = {
             **(description or {}),
             "frozen": frozen,
+            "batches_version": BATCHES_VERSION,
             "train": fingerprint(self.train),
             "held_out": fingerprint(self.held_out),
         }
+
+    @classmethod
+    def source(cls, row: Row) -> Hashable:
+        """Returns what rows have in common that a split must keep together: by default the text."""
+        return cls.key(row)
+
+    @staticmethod
+    @abstractmethod
+    def key(row: Row) -> Hashable:
+        """Returns what must not be on both sides of a split."""
 
     def describe(self) -> Mapping[str, Any]:
         return self.description
@@ -149,13 +163,17 @@ class Finetuning(Task):
         """Returns scores on the examples that are held out. The model is in evaluation mode, without gradients."""
 
     def held_out_batches(self, model: nn.Module) -> Iterator[tuple[list[int], Batch]]:
-        """Yields the held-out examples in batches of similar length: their indices, and tensors where the model is."""
+        """Yields the held-out examples in batches: their indices, and tensors on the model's device."""
         device = next(model.parameters()).device
-        order = sorted(range(len(self.held_out)), key=lambda index: self.size(self.held_out[index]))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        for chosen in self.held_out_indices():
             batch = self.collate([self.held_out[index] for index in chosen])
             yield chosen, {name: tensor.to(device) for name, tensor in batch.items()}
+
+    def held_out_indices(self) -> Iterator[list[int]]:
+        """Yields which held-out examples are scored together: those of similar length, for little padding."""
+        order = sorted(range(len(self.held_out)), key=lambda index: self.size(self.held_out[index]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
 
     def save(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, Pretrained)
@@ -171,11 +189,6 @@ class Finetuning(Task):
 def model_inputs(batch: Batch) -> dict[str, Tensor]:
     """Returns the tensors of a batch that a model reads."""
     return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Returns numbers at least in float32: a loss needs more digits than bfloat16 has."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def padded_length(tokens: int, longest: int) -> int:
@@ -233,9 +246,3 @@ def fingerprint(examples: Iterable[Any]) -> str:
         fields = {name: value for name, value in vars(example).items() if name != "name"}
         digest.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
-
-
-def first_and_rest(items: list[Any]) -> str:
-    """Returns a list as messages show it: its first ten, and how many there are."""
-    shown = ", ".join(map(str, items[:10]))
-    return shown if len(items) <= 10 else f"{shown} and {len(items) - 10:,} more"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from minibert.checkpoints.loading import Pretrained
-from minibert.checks import check_integer, check_one_of, shown
+from minibert.checks import as_path, check_integer, check_one_of, shown
 from minibert.errors import TrainingError
 from minibert.heads import BertForSequenceClassification, bert_in
 from minibert.sentences.encoder import SentenceEncoder
@@ -31,7 +31,7 @@ from minibert.training.masking import check_share
 from minibert.training.metrics import missing_metrics
 from minibert.training.question_answering import LENGTH, QuestionAnswering
 from minibert.training.records import Data, Records, read_records
-from minibert.training.run import Run, as_folder
+from minibert.training.run import Run
 from minibert.training.settings import TrainingSettings
 from minibert.training.splits import GROUP, check_apart, split
 from minibert.training.starting import encoder_frozen, on_device, start, trained
@@ -44,9 +44,8 @@ TASKS: dict[str, Any] = {
     "question-answering": QuestionAnswering,
     "sentences": Contrastive,
 }
-NAMED = ("classification", "tokens")  # the tasks whose classes have names
 EPOCHS, LEARNING_RATE = 3, 5e-5  # of the paper's ranges, 2 to 4 and 2e-5 to 5e-5
-SHORTEST = 16  # tokens of an input, at most: fewer have no room for a question and a context
+SHORTEST = 16  # the smallest `length`: a question and a context need room
 
 Model = str | os.PathLike[str] | Pretrained | SentenceEncoder
 
@@ -88,7 +87,8 @@ def finetune(
         folder: for the checkpoints and the log.
         task: what is learned, one of these.
         held_out: what the model is scored on, and not trained on: a file or list like `train`; or a share of it. Then
-            rows with the same value in a column "group" are all on one side.
+            rows with the same value in a column "group" are all on one side; without it, those with the same text, for
+            questions those with the same context.
         tokenizer: of a model that is given as an object.
         settings: how long, how fast, how exactly. None means the paper's: see `epochs` and `changes`.
         epochs: how often each example is seen; None means 3.
@@ -115,8 +115,10 @@ def finetune(
     """
     kind = _kind(task, labels, stride, frozen)
     options = _options(kind, settings, epochs, changes)
-    records, scored = _both_sides(kind, train, held_out, columns, options.seed)
-    names = check_names(labels) if labels is not None else kind.names(records)
+    target = as_path("folder", folder, error=TrainingError)
+    whole = _read(kind, train, "train", columns)
+    records, scored = _both_sides(kind, whole, held_out, columns, options.seed)
+    names = check_names(labels) if labels is not None else kind.names(whole)
     loaded, tokenizer, names = start(kind, model, tokenizer, names, labels is not None, options.seed)
     on_device(loaded, device)
     encoding = _encoding(kind, loaded, tokenizer, length, stride)
@@ -135,9 +137,8 @@ def finetune(
         frozen=frozen,
         description={"kind": task, "config": bert_in(loaded).config.to_dict(), "labels": list(names), **encoding},
     )
-    if show and missing_metrics():
+    if show and kind.has_optional_metrics and missing_metrics() and os.environ.get("RANK", "0") == "0":
         print(missing_metrics(), file=sys.stderr)
-    target = as_folder(folder)
     with encoder_frozen(loaded, frozen):
         return Run(target, run_loop(loaded, learned, target, options, resume=resume, show=show))
 
@@ -214,7 +215,7 @@ def _task_of(model: Any) -> Any:
 def _kind(task: str, labels: Any, stride: Any, frozen: Any) -> Any:
     """The class of a task; raises a `TrainingError` for arguments that it has no use for."""
     kind = TASKS[check_one_of("task", task, TASKS, TrainingError)]
-    if labels is not None and task not in NAMED:
+    if labels is not None and not kind.has_classes:
         raise TrainingError(f"labels must be None for {task}, got {shown(labels)}: it has no classes")
     if stride is not None and kind is not QuestionAnswering:
         raise TrainingError(f"stride must be None for {task}, got {shown(stride)}: only question-answering has windows")
@@ -261,14 +262,13 @@ def _with_steps(
 
 
 def _both_sides(
-    kind: Any, train: Any, held_out: Any, columns: Mapping[str, str] | None, seed: int
+    kind: Any, records: Records, held_out: Any, columns: Mapping[str, str] | None, seed: int
 ) -> tuple[Records, Records]:
     """The rows that train and those that are held out, of which no text is on both sides."""
-    records = _read(kind, train, "train", columns)
     if isinstance(held_out, int | float):
         if check_share("held_out", held_out) == 1:
             raise TrainingError("held_out must be less than 1, got 1: nothing would be left to train on")
-        records, scored = split(records, held_out, seed, kind.key)
+        records, scored = split(records, held_out, seed, kind.source)
     else:
         scored = _read(kind, held_out, "held_out", columns)
         for optional in kind.optional:
@@ -281,6 +281,8 @@ def _both_sides(
 
 def _read(kind: Any, data: Any, name: str, columns: Mapping[str, str] | None) -> Records:
     records = read_records(data, name, kind.layouts)
+    if columns is not None and not isinstance(columns, Mapping):
+        raise TrainingError(f'columns must be like {{"text": "review"}}, got {shown(columns)}')
     if columns:
         usable = (*kind.columns, *kind.optional, GROUP)
         for column in columns:

@@ -59,7 +59,7 @@ def train(
         _check_parts(task, settings, group)
         if group.is_first:
             stack.enter_context(state.exclusive(folder))
-        started = state.started_with(task, settings, group.count)
+        started = state.started_with(model, task, settings, group.count)
         before = state.interrupted(folder, started, resume)
         stack.callback(_leave, model)
         if settings.gradient_checkpointing:

@@ -87,7 +87,7 @@ def exact_match(predicted: str, answer: str) -> float:
 def answer_f1(predicted: str, answer: str) -> float:
     """Returns the F1 of the words of an answer: the harmonic mean of precision and recall.
 
-    If either is no answer at all, it is 1 if both are, or 0.
+    If either is empty, it is 1 if both are, or 0.
     """
     ours, theirs = normalized_answer(predicted).split(), normalized_answer(answer).split()
     if not ours or not theirs:

@@ -8,6 +8,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 WORTH_IT = 1.5  # how much faster bfloat16 must be
@@ -18,6 +19,11 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
     if precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Returns numbers at least in float32: a loss needs more digits than bfloat16 has."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def choose(asked: str, device: torch.device) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minibert.checkpoints.loading import Pretrained
-from minibert.checks import check_integer, check_one_of, shown
+from minibert.checks import as_path, check_integer, check_one_of, shown
 from minibert.errors import TrainingError
 from minibert.heads import IGNORED, BertForMaskedLM, BertForPreTraining, bert_in
 from minibert.tokenizer import BertTokenizer
@@ -24,7 +24,8 @@ from minibert.training.loop import train
 from minibert.training.masking import check_share, mask_tokens, predictions_per_row
 from minibert.training.order import rows_of_step
 from minibert.training.packing import PACKING_VERSION, PACKINGS, gather, pack
-from minibert.training.run import Run, as_folder
+from minibert.training.precision import wide
+from minibert.training.run import Run
 from minibert.training.settings import TrainingSettings
 from minibert.training.task import Batch, Task
 
@@ -106,9 +107,9 @@ class Pretraining(Task):
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         words, follows = predictions(model, batch)
-        losses = {"masked_lm": F.cross_entropy(_wide(words).flatten(0, 1), batch["labels"].flatten())}
+        losses = {"masked_lm": F.cross_entropy(wide(words).flatten(0, 1), batch["labels"].flatten())}
         if follows is not None:
-            losses["next_sentence"] = F.cross_entropy(_wide(follows), batch["next_sentence_label"])
+            losses["next_sentence"] = F.cross_entropy(wide(follows), batch["next_sentence_label"])
         return losses
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -122,7 +123,7 @@ class Pretraining(Task):
             batch = self._masked(self.held_out, inputs, torch.Generator().manual_seed(HELD_OUT_SEED + number))
             words, follows = predictions(model, {name: tensor.to(device) for name, tensor in batch.items()})
             counted = batch["labels"] != IGNORED
-            logits, labels = _wide(words[counted.to(device)]), batch["labels"][counted].to(device)  # (N, V), (N)
+            logits, labels = wide(words[counted.to(device)]), batch["labels"][counted].to(device)  # (N, V), (N)
             found = {
                 "words": len(labels),
                 "loss": float(F.cross_entropy(logits, labels, reduction="sum")),
@@ -168,11 +169,6 @@ def predictions(model: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
     words = model.masked_lm(chosen, bert.embeddings.word_embeddings.weight)  # (B, P, D) → (B, P, V)
     follows = model.next_sentence(out.pooler_output) if isinstance(model, BertForPreTraining) else None
     return words, follows
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """At least in float32: the sum over a vocabulary needs more digits than bfloat16 has."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def pretrain(
@@ -221,7 +217,7 @@ def pretrain(
     _check_model(model, tokenizer)
     if not isinstance(settings, TrainingSettings):
         raise TrainingError(f"settings must be TrainingSettings(steps=…), got {shown(settings)}")
-    target = as_folder(folder)
+    target = as_path("folder", folder, error=TrainingError)
     packing = _packing_for(model, packing)
     length = check_integer("length", length, 5, model.config.max_position_embeddings, TrainingError)
     held_out_inputs = check_integer("held_out_inputs", held_out_inputs, 1, error=TrainingError)

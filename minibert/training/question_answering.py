@@ -18,8 +18,9 @@ from minibert.checks import as_integer, check_integer, shown
 from minibert.errors import TrainingError
 from minibert.heads import BertForQuestionAnswering, position_loss
 from minibert.tokenizer import BertTokenizer
-from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation, wide
+from minibert.training.examples import Example, Finetuning, encode, model_inputs, warn_of_truncation
 from minibert.training.metrics import answer_f1, exact_match
+from minibert.training.precision import wide
 from minibert.training.records import Records, Row
 from minibert.training.splits import plain
 from minibert.training.task import Batch
@@ -66,6 +67,11 @@ class QuestionAnswering(Finetuning):
     @staticmethod
     def key(row: Row) -> Hashable:
         return plain(row.text("question")), plain(row.text("context"))
+
+    @classmethod
+    def source(cls, row: Row) -> Hashable:
+        """Returns the context, of which there may be many questions."""
+        return plain(row.text("context"))
 
     @staticmethod
     def names(records: Records) -> tuple[str, ...]:

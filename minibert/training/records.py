@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minibert.checks import did_you_mean, shown
+from minibert.checks import as_path, did_you_mean, shown
 from minibert.errors import TrainingError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -111,7 +111,7 @@ def read_records(data: Any, name: str, layouts: Layouts) -> Records:
         TrainingError: it cannot be read, has no row, or has a row that does not fit the others; the message names it.
     """
     if isinstance(data, str | os.PathLike):
-        records = _read_file(Path(data).expanduser(), name)
+        records = _read_file(as_path(name, data, "the path of a file", TrainingError), name)
     elif hasattr(data, "columns"):
         raise TrainingError(f"{name} must be a file or a list, got a {type(data).__name__}: use .to_dict('records')")
     elif hasattr(data, "column_names"):

@@ -5,21 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minibert.checks import check_one_of, shown
+from minibert.checks import as_path, check_one_of
 from minibert.errors import TrainingError
 from minibert.show.tables import table
 from minibert.training.journal import METRICS
-
-
-def as_folder(folder: Any) -> Path:
-    """Returns the path of a folder, which need not be there."""
-    try:
-        path = Path(folder).expanduser()
-        if "\0" in str(path):
-            raise ValueError("it has a null character")
-    except (TypeError, ValueError, RuntimeError) as error:  # not a path, or ~ of a user without a home
-        raise TrainingError(f"folder must be the path of a folder, got {shown(folder)} ({error})") from None
-    return path
 
 
 @dataclass(frozen=True)
@@ -36,7 +25,7 @@ class Run:
         Raises:
             TrainingError: there is no log in it.
         """
-        folder = as_folder(folder)
+        folder = as_path("folder", folder, error=TrainingError)
         file = folder / METRICS
         if not file.is_file():
             raise TrainingError(f"folder must be one that a run has written, and there is no {file}")

@@ -12,13 +12,14 @@ from minibert.training.records import Records, Row
 
 GROUP = "group"  # the column whose equal values stay on one side
 
-Key = Callable[[Row], Hashable]  # of a row, the text that must not be on both sides
+Key = Callable[[Row], Hashable]  # what of a row must not be on both sides
 
 
-def split(records: Records, share: float, seed: int, key: Key) -> tuple[Records, Records]:
+def split(records: Records, share: float, seed: int, source: Key) -> tuple[Records, Records]:
     """Returns the rows that train, and those that are held out: about this share of them, and at least one.
 
-    Rows of one group stay together: of one value in the column "group", or, without that column, of one text. Which
+    Rows of one group stay together: of one value in the column "group", or, without that column, of one source: the
+    text, and for questions the context. Which
     groups are held out follows from the seed.
 
     Raises:
@@ -26,7 +27,7 @@ def split(records: Records, share: float, seed: int, key: Key) -> tuple[Records,
     """
     groups: dict[Hashable, list[int]] = {}
     for index, row in enumerate(records.rows):
-        name = _group(row) if GROUP in records.columns else key(row)
+        name = _group(row) if GROUP in records.columns else source(row)
         groups.setdefault(name, []).append(index)
     if len(groups) < 2:
         what = f"groups, by the column {GROUP!r}," if GROUP in records.columns else "texts"
@@ -50,21 +51,25 @@ def check_apart(train: Records, held_out: Records, key: Key) -> None:
 
     Texts are the same if they differ in nothing but white space.
     """
-    seen = {key(row): row.name for row in train.rows}
-    for row in held_out.rows:
-        if key(row) in seen:
-            raise TrainingError(
-                f"{row.name} has the text of {seen[key(row)]}: a model that was trained on it cannot be scored on it, "
-                "so remove one of them"
-            )
+    shared = _first_shared(train, held_out, key)
+    if shared:
+        raise TrainingError(
+            f"{shared[1].name} has the text of {shared[0].name}: a model that was trained on it cannot be scored on "
+            "it, so remove one of them"
+        )
     if GROUP in train.columns and GROUP in held_out.columns:
-        groups = {_group(row): row.name for row in train.rows}
-        for row in held_out.rows:
-            if _group(row) in groups:
-                raise TrainingError(
-                    f"{row.name} has the group {_group(row)!r}, as {groups[_group(row)]} has: a group must be on one "
-                    "side, so move its rows"
-                )
+        shared = _first_shared(train, held_out, _group)
+        if shared:
+            raise TrainingError(
+                f"{shared[1].name} has the group {_group(shared[1])!r}, as {shared[0].name} has: a group must be on "
+                "one side, so move its rows"
+            )
+
+
+def _first_shared(train: Records, held_out: Records, key: Key) -> tuple[Row, Row] | None:
+    """The first held-out row with something that a training row has as well, after that row."""
+    seen = {key(row): row for row in train.rows}
+    return next(((seen[key(row)], row) for row in held_out.rows if key(row) in seen), None)
 
 
 def plain(text: str) -> str:

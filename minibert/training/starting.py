@@ -18,16 +18,13 @@ from torch import nn
 from minibert.checkpoints import store
 from minibert.checkpoints.loading import Pretrained
 from minibert.checks import shown
-from minibert.errors import NewParametersWarning, TrainingError
+from minibert.errors import NewParametersWarning, TrainingError, warn
 from minibert.heads import BertWithHead, bert_in, model_class
 from minibert.model import BertModel
 from minibert.sentences.encoder import SentenceEncoder
 from minibert.sentences.recipe import transformer_folder
 from minibert.tokenizer import BertTokenizer
-from minibert.training.classification import SCORE
-from minibert.training.question_answering import OUTPUTS
 
-UNCHOSEN = (SCORE, OUTPUTS)  # the outputs of a regression and of question answering, whatever they are called
 UNNAMED = re.compile(r"LABEL_\d+")  # what a class is called if nobody named it
 
 
@@ -46,7 +43,7 @@ def start_encoder(model: Any, tokenizer: Any) -> SentenceEncoder:
     """Returns the encoder to train, at least in float32.
 
     Raises:
-        TrainingError: `model` is no encoder, or one that compares texts otherwise than by their cosine.
+        TrainingError: `model` is not an encoder, or does not compare texts by cosine.
     """
     if isinstance(model, str | os.PathLike):
         model = SentenceEncoder.from_pretrained(model)
@@ -80,6 +77,7 @@ def start_with_head(
     Raises:
         TrainingError: the model or tokenizer does not fit the task, or the model has other classes.
     """
+    own = None
     if isinstance(model, str | os.PathLike):
         folder = transformer_folder(store.resolve(model))
         tokenizer = BertTokenizer.from_pretrained(folder) if tokenizer is None else tokenizer
@@ -88,7 +86,13 @@ def start_with_head(
         what = f"a {kind.model_class.__name__}, or the name or folder of a checkpoint"
         raise TrainingError(f"model must be {what}, got {shown(type(model).__name__)}")
     else:
-        _take_names(kind, model, names, in_order)
+        own = _names_of(kind, model, names, in_order)
+        if own is None:
+            has = ", ".join(model.config.id2label)
+            raise TrainingError(
+                f"model must have the classes {', '.join(names)}, and has {has}: make one with id2label=…, or give the "
+                "name of a checkpoint, which gets a new head"
+            )
     if not isinstance(tokenizer, BertTokenizer):
         raise TrainingError(f"tokenizer must be the model's BertTokenizer, got {shown(tokenizer)}")
     size = bert_in(model).config.vocab_size
@@ -100,6 +104,8 @@ def start_with_head(
             f"padding_side of the tokenizer must be 'right', got {tokenizer.padding_side!r}: BERT counts positions "
             "from the left, so each prediction would change with its batch"
         )
+    if own is not None:  # after all checks: a model that is refused is left as it was
+        model.config = dataclasses.replace(model.config, id2label=own, problem_type=kind.problem_type)
     return _with_enough_digits(model), tokenizer
 
 
@@ -123,12 +129,23 @@ def _with_enough_digits(model: Any) -> Any:
 
 
 def _from_checkpoint(kind: Any, folder: Path, names: Sequence[str], in_order: bool, seed: int) -> Any:
-    """A checkpoint with its own head if that has these classes, and otherwise with a new one."""
+    """A checkpoint with its own head if that has these classes, and otherwise with a new one.
+
+    Warns:
+        NewParametersWarning: a head that was trained for other classes is replaced.
+    """
     if model_class(folder) is kind.model_class:
         model = kind.model_class.from_pretrained(folder)
-        if _has_classes(model.config.id2label, names, in_order):
-            model.config = dataclasses.replace(model.config, problem_type=kind.problem_type)
+        own = _names_of(kind, model, names, in_order)
+        if own is not None:
+            model.config = dataclasses.replace(model.config, id2label=own, problem_type=kind.problem_type)
             return model
+        trained_for = ", ".join(model.config.id2label)
+        warn(
+            f"the head of {folder.name} was trained for {trained_for}, and is replaced by a new one for "
+            f"{', '.join(names)}",
+            NewParametersWarning,
+        )
     return with_new_head(kind.model_class, folder, names, kind.problem_type, seed)
 
 
@@ -149,27 +166,16 @@ def with_new_head(
     return model.eval()
 
 
-def _has_classes(own: Sequence[str], names: Sequence[str], in_order: bool) -> bool:
-    if tuple(names) in UNCHOSEN:
-        return len(own) == len(names)
-    return tuple(own) == tuple(names) if in_order else set(own) == set(names)
-
-
-def _take_names(kind: Any, model: Any, names: Sequence[str], in_order: bool) -> None:
-    """Gives the classes of a model their names, if they have none yet.
-
-    Raises:
-        TrainingError: it has other classes.
-    """
-    own = model.config.id2label
+def _names_of(kind: Any, model: Any, names: Sequence[str], in_order: bool) -> tuple[str, ...] | None:
+    """The classes of a model's own head, which get these names if they have none; None if they are others."""
+    own: tuple[str, ...] = model.config.id2label
     if len(own) == len(names) and all(map(UNNAMED.fullmatch, own)):
         own = tuple(names)
-    if not _has_classes(own, names, in_order):
-        raise TrainingError(
-            f"model must have the classes {', '.join(names)}, and has {', '.join(own)}: make one with "
-            "id2label=…, or give the name of a checkpoint, which gets a new head"
-        )
-    model.config = dataclasses.replace(model.config, id2label=own, problem_type=kind.problem_type)
+    if not kind.has_classes:  # the outputs of a regression and of question answering may be called anything
+        fits = len(own) == len(names)
+    else:
+        fits = own == tuple(names) if in_order else set(own) == set(names)
+    return own if fits else None
 
 
 @contextmanager

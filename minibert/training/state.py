@@ -27,6 +27,7 @@ from minibert.checkpoints.atomic import finish_save, write_atomically
 from minibert.checkpoints.json_files import read_object
 from minibert.checks import as_integer, shown
 from minibert.errors import StoreError, TrainingError
+from minibert.heads import bert_in
 from minibert.training.journal import METRICS
 from minibert.training.settings import TrainingSettings
 from minibert.training.task import Task
@@ -67,7 +68,7 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
 def check_resumable(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises a `TrainingError` unless a run was started with the same settings, model and data."""
     advice = "resume with the same, or choose a different folder"
-    for part in ("settings", "task", "processes"):
+    for part in ("settings", "model", "task", "processes"):
         old, new = before.get(part), now[part]
         if isinstance(old, dict) and isinstance(new, dict):
             for name in {**old, **new}:
@@ -120,12 +121,20 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def started_with(task: Task, settings: TrainingSettings, processes: int) -> dict[str, Any]:
+def started_with(model: nn.Module, task: Task, settings: TrainingSettings, processes: int) -> dict[str, Any]:
     """Returns what a run that goes on must have been started with, as it is read back from a file."""
-    started: dict[str, Any] = json.loads(
-        json.dumps({"settings": settings.to_dict(), "task": dict(task.describe()), "processes": processes})
-    )
-    return started
+    started = {
+        "settings": settings.to_dict(),
+        "task": dict(task.describe()),
+        "model": {
+            "dtype": str(next(model.parameters()).dtype),
+            "attention": getattr(bert_in(model).attend, "__name__", "unknown"),
+            "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
+        },
+        "processes": processes,
+    }
+    read_back: dict[str, Any] = json.loads(json.dumps(started))
+    return read_back
 
 
 def interrupted(folder: Path, started: dict[str, Any], resume: bool) -> dict[str, Any] | None:

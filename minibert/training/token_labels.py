@@ -16,9 +16,10 @@ from minibert.checks import shown
 from minibert.errors import TrainingError
 from minibert.heads import IGNORED, BertForTokenClassification
 from minibert.tokenizer import BertTokenizer
-from minibert.training.examples import CHUNK, Example, Finetuning, model_inputs, warn_of_truncation, wide
+from minibert.training.examples import CHUNK, Example, Finetuning, model_inputs, warn_of_truncation
 from minibert.training.labels import check_all_occur, class_of, label_names
 from minibert.training.metrics import accuracy, macro_f1
+from minibert.training.precision import wide
 from minibert.training.records import Records, Row
 from minibert.training.task import Batch
 
@@ -30,6 +31,7 @@ class TokenLabels(Finetuning):
     """
 
     model_class = BertForTokenClassification
+    has_classes = has_optional_metrics = True
     columns = ("words", "labels")
     layouts = (columns,)
 

@@ -41,7 +41,7 @@ def task_and_model(folder: Path, kind: str) -> tuple[Any, Any]:
     from minibert.training.pretraining import Pretraining
 
     tokenizer = BertTokenizer.from_pretrained(store.DEFAULT)
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # that the head is new, on both sides
     transformers.utils.logging.set_verbosity_error()
     source = store.resolve(store.DEFAULT)
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def finetune_ours(folder: Path, steps: int, precision: str) -> list[list[float]]
         tokens.append(int(found["attention_mask"].sum()))
         return found
 
-    Classification.batch = batch  # type: ignore[method-assign]
+    Classification.batch = batch  # type: ignore[method-assign]  # a clock around it
     settings = TrainingSettings(
         steps=steps + 1, learning_rate=5e-5, precision=precision, evaluate_every=10**6, log_every=10**6
     )
@@ -289,7 +289,7 @@ def memory() -> None:
             resident.append(f"{memory_of_process('VmRSS'):.0f}")
         return original(self, step)
 
-    Pretraining.batch = batch  # type: ignore[method-assign]
+    Pretraining.batch = batch  # type: ignore[method-assign]  # a clock around it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokenizer = small_tokenizer(folder)

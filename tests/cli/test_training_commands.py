@@ -95,7 +95,7 @@ def test_pretrain_is_the_function_and_pairs_need_the_other_head(text: Path, tmp_
     assert same_weights(tmp_path / "typed", tmp_path / "called")
 
 
-@pytest.mark.filterwarnings("always::minibert.errors.NewParametersWarning")
+@pytest.mark.filterwarnings("always::minibert.errors.NewParametersWarning")  # the command shows it as a note
 def test_pretrain_starts_from_a_checkpoint(toy: Path, text: Path, tmp_path: Path) -> None:
     BertModel.from_pretrained(toy, dtype="float16").save_pretrained(tmp_path / "half")
     BertTokenizer.from_pretrained(toy).save_pretrained(tmp_path / "half")

@@ -21,12 +21,17 @@ from minibert import (
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertModel,
     BertTokenizer,
     SentenceEncoder,
 )
-from minibert.errors import TrainingError
+from minibert.errors import NewParametersWarning, TrainingError
 from minibert.training import TrainingSettings, evaluate, finetune
 from minibert.training import loop as training_loop
+from minibert.training.classification import Classification
+from minibert.training.question_answering import QuestionAnswering
+from minibert.training.records import read_records
+from minibert.training.splits import split
 
 QUICK = {"batch_size": 16, "learning_rate": 1e-2, "precision": "float32", "show": False, "save_every": 10**6}
 
@@ -187,30 +192,87 @@ def test_a_fine_tuned_checkpoint_goes_through_transformers_and_back_bit_for_bit(
 # --------------------------------------------------------------------------------------------------- killed and frozen
 
 
-def test_an_interrupted_run_ends_in_the_same_bits(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = reviews(40)
-    options = {"held_out": 0.2, "epochs": 3, **QUICK, "save_every": 1}
-    finetune(toy, rows, tmp_path / "whole", **options)
-    steps = []
+def interrupt(patch: pytest.MonkeyPatch, step: int) -> None:
+    """The run ends before this step, counted from 0."""
     learning_rate = training_loop.optimizers.learning_rate
 
-    def killed(step: int, **named: Any) -> float:
-        steps.append(step)
-        if len(steps) == 5:
+    def killed(now: int, **named: Any) -> float:
+        if now == step:
             raise KeyboardInterrupt
-        return learning_rate(step, **named)
+        return learning_rate(now, **named)
 
+    patch.setattr(training_loop.optimizers, "learning_rate", killed)
+
+
+@pytest.mark.parametrize(
+    "task, changes",
+    [
+        *((task, {}) for task in LEARNED),
+        ("classification", {"frozen": True}),
+        ("tokens", {"accumulation": 4}),
+        ("question-answering", {"gradient_checkpointing": True}),
+        ("sentences", {}),
+    ],
+)
+def test_an_interrupted_run_ends_in_the_same_bits(
+    task: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, so that the random state counts."""
+    start = tmp_path / "start"
+    torch.manual_seed(0)
+    BertModel(toy_config(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)).save_pretrained(start)
+    toy_tokenizer().save_pretrained(start)
+    rows = paired_words() if task == "sentences" else LEARNED[task][0]()[:40]
+    options = {"task": task, "held_out": 0.2, "epochs": 3, **QUICK, "save_every": 1, **changes}
+    finetune(start, rows, tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(training_loop.optimizers, "learning_rate", killed)
+        interrupt(patch, 4)
         with pytest.raises(KeyboardInterrupt):
-            finetune(toy, rows, tmp_path / "halves", **options)
-    with pytest.raises(TrainingError, match="has a run, after step 4: resume it"):
-        finetune(toy, rows, tmp_path / "halves", **options)
-    with pytest.raises(TrainingError, match="was started with train"):
-        finetune(toy, [*rows[:-1], {"text": "new", "label": "good"}], tmp_path / "halves", resume=True, **options)
-    finetune(toy, rows, tmp_path / "halves", resume=True, **options)
+            finetune(start, rows, tmp_path / "halves", **options)
+    finetune(start, rows, tmp_path / "halves", resume=True, **options)
     for file in ("model.safetensors", "training/state.safetensors"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "halves" / file).read_bytes()
+
+
+def test_a_run_goes_on_only_as_it_began(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = reviews(40)
+    options = {"held_out": 0.2, "epochs": 3, **QUICK, "save_every": 1}
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(toy, rows, tmp_path / "out", **options)
+    with pytest.raises(TrainingError, match="has a run, after step 4: resume it"):
+        finetune(toy, rows, tmp_path / "out", **options)
+    with pytest.raises(TrainingError, match="was started with train"):
+        finetune(toy, [*rows[:-1], {"text": "new", "label": "good"}], tmp_path / "out", resume=True, **options)
+    model = minibert.BertForSequenceClassification(toy_config(id2label=("bad", "good"))).double()
+    with pytest.raises(TrainingError, match=r"was started with dtype 'torch.float32', and now it is 'torch.float64'"):
+        finetune(model, rows, tmp_path / "out", tokenizer=toy_tokenizer(), resume=True, **options)
+
+
+def test_questions_about_one_context_stay_on_one_side() -> None:
+    rows = [
+        {"question": f"what is {n}?", "context": f"film {n % 8}", "answer": "film", "answer_start": 0}
+        for n in range(40)
+    ]
+    train, held_out = split(read_records(rows, "train", QuestionAnswering.layouts), 0.2, 0, QuestionAnswering.source)
+    assert {row.text("context") for row in train.rows}.isdisjoint(row.text("context") for row in held_out.rows)
+    assert len(held_out) == 5
+
+
+def test_a_class_whose_only_example_is_held_out_is_named(toy: Path, tmp_path: Path) -> None:
+    rows = [*reviews(40), {"text": "rare film", "label": "rare"}]
+    for seed in range(40):  # until the split holds it out
+        _, held_out = split(read_records(rows, "train", Classification.layouts), 0.1, seed, Classification.source)
+        if any(row.values["label"] == "rare" for row in held_out.rows):
+            break
+    with pytest.raises(TrainingError, match="each label must have an example in train, and 'rare' has none"):
+        finetune(toy, rows, tmp_path / "out", held_out=0.1, epochs=1, **{**QUICK, "seed": seed})
+
+
+def test_a_single_pair_is_not_scored(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="must be at least two pairs, got 1"):
+        evaluate(SentenceEncoder.from_pretrained(toy), paired_words()[:1])
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -278,7 +340,8 @@ def test_training_goes_on_from_a_head_of_the_same_classes_in_its_own_order(class
     assert run.values("held_out_accuracy")[1][0] == 1.0  # before the first step
     other = [{**row, "label": {"good": "positive", "bad": "negative"}[row["label"]]} for row in rows]
     slow = {**QUICK, "learning_rate": 1e-30}
-    finetune(classifier, other[:80], tmp_path / "other", held_out=other[80:], epochs=1, **slow)
+    with pytest.warns(NewParametersWarning, match=r"the head of out was trained for bad, good, and is replaced by"):
+        finetune(classifier, other[:80], tmp_path / "other", held_out=other[80:], epochs=1, **slow)
     loaded = BertForSequenceClassification.from_pretrained(tmp_path / "other")
     assert loaded.config.id2label == ("negative", "positive")
     before = BertForSequenceClassification.from_pretrained(classifier)
@@ -286,13 +349,15 @@ def test_training_goes_on_from_a_head_of_the_same_classes_in_its_own_order(class
     assert not torch.allclose(loaded.classifier.weight, before.classifier.weight, atol=0.1)  # the head is new
     # An order that is asked for is kept, so the head is new.
     options = {"held_out": rows[80:], "labels": ["good", "bad"], "epochs": 0.1}
-    finetune(classifier, rows[:80], tmp_path / "order", **options, **QUICK)
+    with pytest.warns(NewParametersWarning, match="is replaced by a new one for good, bad"):
+        finetune(classifier, rows[:80], tmp_path / "order", **options, **QUICK)
     assert BertForSequenceClassification.from_pretrained(tmp_path / "order").config.id2label == ("good", "bad")
 
 
 def test_a_head_of_another_number_of_classes_is_replaced(classifier: Path, tmp_path: Path) -> None:
     rows = [{**row, "label": index % 3} for index, row in enumerate(reviews(30))]
-    finetune(classifier, rows, tmp_path, held_out=0.2, epochs=1, **QUICK)
+    with pytest.warns(NewParametersWarning, match=r"the head of out was trained for bad, good, and is replaced by"):
+        finetune(classifier, rows, tmp_path, held_out=0.2, epochs=1, **QUICK)
     assert BertForSequenceClassification.from_pretrained(tmp_path).config.id2label == ("0", "1", "2")
 
 
