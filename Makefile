@@ -31,7 +31,7 @@ lessons: checkpoint data  ## open the lessons in the browser
 	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,lessons]'
 	$(BIN)/jupyter lab notebooks
 
-english-mlm: checkpoint  ## make minibert/english-mlm anew: text, training, scores, card; three hours or more on two cores
+english-mlm: checkpoint  ## make minibert/english-mlm anew: text, training, scores, card; some hours on two cores
 	$(BIN)/python notebooks/english_mlm/text.py
 	$(BIN)/python notebooks/english_mlm/starts.py
 	$(BIN)/python notebooks/english_mlm/train.py
