@@ -145,7 +145,7 @@ def _read_file(file: Path, name: str) -> Records:
     if extension not in (*DELIMITERS, *JSON_LINES):
         raise TrainingError(f"{name} must be a .csv, .tsv or .jsonl file, got {str(file)!r}")
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:  # a byte order mark is no part of the first column
+        with file.open(encoding="utf-8-sig", newline="") as lines:  # a byte order mark is not part of the first column
             if extension in JSON_LINES:
                 rows = []
                 for line, text in enumerate(lines, 1):
